@@ -1,0 +1,39 @@
+//! `cairn`: what a person types. No logic of its own.
+
+mod connect;
+mod demo;
+mod status;
+mod view;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Cairn, a network file system.
+#[derive(Debug, Parser)]
+#[command(name = "cairn", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a whole Cairn in this process and mount it: to try it, not to keep data
+    Demo(demo::Args),
+    /// Say what runs: versions, space, inodes, sessions, data daemons
+    Status(status::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(args) => demo::run(args),
+        Command::Status(args) => status::run(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("cairn: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `cairn status`: asks the metadata daemon, then each data daemon itself.
+
+use crate::connect::{self, PATIENCE};
+use crate::view::{DataNode, Status};
+use anyhow::{Result, bail};
+use cairn_common::config::AddressList;
+use cairn_common::proto::meta::{MetaStatus, NodeInfo};
+use std::process::ExitCode;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Metadata daemons, each a host and perhaps a port
+    #[arg(long, value_name = "HOST[:PORT],...", env = "CAIRN_META", default_value = "localhost")]
+    meta: AddressList,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Exit code where something that should run does not.
+const INCOMPLETE: u8 = 2;
+
+/// Asks and prints. The exit code is 0 if all daemons answered.
+///
+/// # Errors
+/// If the metadata daemon does not answer.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(ask(args))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{status}");
+    }
+    Ok(if status.complete() { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
+}
+
+async fn ask(args: &Args) -> Result<Status> {
+    let link = connect::meta(args.meta.0.clone());
+    let answer = link.call(PATIENCE, |client, context| async move { client.status(context).await }).await;
+    let meta: MetaStatus = match answer {
+        Ok(meta) => meta,
+        Err(error) => bail!("metadata daemon at {} does not answer: {error}", args.meta),
+    };
+    let nodes = futures::future::join_all(meta.map.nodes.iter().map(ask_node)).await;
+    Ok(Status::new(&args.meta.to_string(), &meta, nodes))
+}
+
+/// What the daemon says itself; else its last report.
+async fn ask_node(info: &NodeInfo) -> DataNode {
+    let answer = match info.address.parse() {
+        Ok(address) => connect::data(address)
+            .call(PATIENCE, |client, context| async move { client.stat(context).await })
+            .await
+            .ok(),
+        Err(_) => None,
+    };
+    let answers = answer.is_some();
+    DataNode::new(info, answer.as_ref().or(info.stat.as_ref()), answers)
+}

@@ -1,0 +1,239 @@
+//! Content: the cases that a random model does not reach.
+
+use super::super::op::{Commit, Extent, ExtentData, FallocateMode, FileCommit, OpBody, OpReply, Piece};
+use super::super::tables::{BlockUse, Read};
+use super::super::{extents, reap};
+use super::{ROOT, World};
+use crate::attr::{SetAttr, Timestamp};
+use crate::error::FsError;
+use crate::ids::{BlockRef, Ino, VolumeId};
+use crate::limits::{EXTENTS_PER_REPLY, FILE_SIZE_MAX};
+use bytes::Bytes;
+
+fn block(sequence: u32) -> BlockRef {
+    BlockRef { volume: VolumeId(1), sequence, cookie: 7 }
+}
+
+fn piece(ino: Ino, offset: u64, length: u64, block: BlockRef, at: u32) -> Piece {
+    Piece { ino, extent: Extent { offset, length, data: ExtentData::Block { block, offset: at } } }
+}
+
+fn commit(blocks: Vec<(BlockRef, u32)>, pieces: Vec<Piece>) -> OpBody {
+    OpBody::Commit(Commit { blocks, pieces, files: vec![] })
+}
+
+#[test]
+fn pieces_that_follow_each_other_become_one_extent() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    let pieces = vec![piece(file, 0, 10, block(1), 0), piece(file, 10, 5, block(1), 10)];
+    world.apply(commit(vec![(block(1), 30)], pieces)).unwrap();
+    world.apply(commit(vec![], vec![piece(file, 15, 15, block(1), 15)])).unwrap();
+    let page = extents(&world.twin, file, 0, 100).unwrap();
+    assert_eq!(page.extents, vec![piece(file, 0, 30, block(1), 0).extent]);
+    assert_eq!(world.twin.block(block(1)), Ok(Some(BlockUse { length: 30, live: 30 })));
+}
+
+#[test]
+fn a_block_whose_pieces_are_all_dropped_is_queued() {
+    let mut world = World::new();
+    let (file, gone) = (world.file(ROOT, "a"), Ino(99));
+    world.apply(commit(vec![(block(1), 8)], vec![piece(gone, 0, 8, block(1), 0)])).unwrap();
+    assert!(world.twin.dead().contains(&block(1)));
+    let pieces = vec![piece(gone, 0, 8, block(2), 0), piece(file, 0, 8, block(2), 8)];
+    let Ok(OpReply::Committed { files }) = world.apply(commit(vec![(block(2), 16)], pieces)) else {
+        panic!()
+    };
+    assert_eq!(files.iter().map(|attr| (attr.ino, attr.size)).collect::<Vec<_>>(), [(file, 8)]);
+    assert!(!world.twin.dead().contains(&block(2)));
+}
+
+#[test]
+fn a_piece_overwritten_in_its_own_commit_does_not_count() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    let pieces = vec![piece(file, 0, 8, block(1), 0), piece(file, 0, 8, block(2), 0)];
+    world.apply(commit(vec![(block(1), 8), (block(2), 8)], pieces)).unwrap();
+    assert!(world.twin.dead().contains(&block(1)));
+    assert_eq!(world.twin.totals().unwrap().block_bytes, 8);
+}
+
+#[test]
+fn pieces_outside_of_their_block_are_refused() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    let dir = world.dir(ROOT, "d");
+    let mut refused = |blocks: Vec<(BlockRef, u32)>, piece: Piece| {
+        assert_eq!(world.apply(commit(blocks, vec![piece])), Err(FsError::Invalid));
+    };
+    refused(vec![], piece(file, 0, 8, block(1), 0));
+    refused(vec![(block(1), 8)], piece(file, 0, 8, block(1), 1));
+    refused(vec![(block(1), 8)], piece(file, 0, u64::MAX, block(1), 1));
+    refused(vec![(block(1), 8)], piece(file, 0, 0, block(1), 0));
+    refused(vec![(block(1), 8)], piece(dir, 0, 8, block(1), 0));
+    refused(vec![(block(1), 8), (block(1), 9)], piece(file, 0, 8, block(1), 0));
+    let data = ExtentData::Inline(Bytes::from_static(b"four"));
+    refused(vec![], Piece { ino: file, extent: Extent { offset: 0, length: 5, data } });
+    let data = ExtentData::Reserved;
+    refused(vec![], Piece { ino: file, extent: Extent { offset: 0, length: 5, data } });
+    let far = piece(file, FILE_SIZE_MAX - 3, 4, block(1), 0);
+    let result = world.apply(commit(vec![(block(1), 8)], vec![far.clone()]));
+    assert_eq!(result, Err(FsError::FileTooLarge));
+    world.apply(commit(vec![(block(1), 8)], vec![piece(file, 0, 4, block(1), 0)])).unwrap();
+    let other_length = commit(vec![(block(1), 9)], vec![piece(file, 4, 4, block(1), 4)]);
+    assert_eq!(world.apply(other_length), Err(FsError::Invalid));
+    let mut last = far;
+    last.extent.offset -= 1;
+    world.apply(commit(vec![], vec![last])).unwrap();
+    assert_eq!(world.attr(file).size, FILE_SIZE_MAX);
+}
+
+#[test]
+fn a_commit_takes_the_times_it_is_given() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    let at = |secs| Timestamp { secs, nanos: 5 };
+    let mut commit = |mtime| {
+        let change = FileCommit { ino: file, size_at_least: 9, mtime, kill_suidgid: false };
+        let body = Commit { blocks: vec![], pieces: vec![], files: vec![change] };
+        world.apply(OpBody::Commit(body)).unwrap();
+        world.attr(file)
+    };
+    let later = commit(Some(at(2_000_000)));
+    assert_eq!((later.mtime, later.ctime, later.size), (at(2_000_000), at(2_000_000), 9));
+    let earlier = commit(Some(at(1_500_000)));
+    assert_eq!((earlier.mtime, earlier.ctime), (at(1_500_000), at(2_000_000)));
+    let none = commit(None);
+    assert_eq!((none.mtime, none.ctime), (at(1_500_000), at(2_000_000)));
+    assert_eq!(none.data_version, later.data_version);
+}
+
+#[test]
+fn sizes_go_to_the_limit_and_not_beyond() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    let size = |size| SetAttr { size: Some(size), ..SetAttr::default() };
+    assert_eq!(world.set(file, size(FILE_SIZE_MAX + 1)), Err(FsError::FileTooLarge));
+    assert_eq!(world.set(file, size(FILE_SIZE_MAX)).unwrap().size, FILE_SIZE_MAX);
+    let data = ExtentData::Inline(Bytes::from_static(b"x"));
+    let append = OpBody::Append { ino: file, length: 1, data, block_length: 0, kill_suidgid: false };
+    assert_eq!(world.apply(append), Err(FsError::FileTooLarge));
+    let fallocate = |mode, offset, length| OpBody::Fallocate { ino: file, mode, offset, length };
+    let allocate = FallocateMode::Allocate { keep_size: true };
+    assert_eq!(world.apply(fallocate(allocate, FILE_SIZE_MAX, 1)), Err(FsError::FileTooLarge));
+    assert_eq!(world.apply(fallocate(allocate, 1, u64::MAX)), Err(FsError::FileTooLarge));
+    let insert = FallocateMode::InsertRange;
+    assert_eq!(world.apply(fallocate(insert, 0, 4096)), Err(FsError::FileTooLarge));
+}
+
+/// Space set aside beyond the end would be pushed over the limit.
+#[test]
+fn insert_range_looks_beyond_the_end_of_the_file() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    let fallocate = |mode, offset, length| OpBody::Fallocate { ino: file, mode, offset, length };
+    let allocate = |keep_size| FallocateMode::Allocate { keep_size };
+    world.apply(fallocate(allocate(false), 0, 4096)).unwrap();
+    world.apply(fallocate(allocate(true), FILE_SIZE_MAX - 4096, 4096)).unwrap();
+    let insert = fallocate(FallocateMode::InsertRange, 0, 4096);
+    assert_eq!(world.apply(insert), Err(FsError::FileTooLarge));
+}
+
+/// More extents than are looked at in one round.
+#[test]
+fn many_extents_are_cut_moved_and_reaped() {
+    const COUNT: u64 = 3000;
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    let length = u32::try_from(COUNT * 8192).unwrap();
+    let pieces = (0..COUNT).map(|at| piece(file, at * 8192, 4096, block(1), at as u32 * 4096));
+    world.apply(commit(vec![(block(1), length)], pieces.collect())).unwrap();
+    let fallocate = |mode, offset, length| OpBody::Fallocate { ino: file, mode, offset, length };
+    world.apply(fallocate(FallocateMode::CollapseRange, 0, 4096)).unwrap();
+    assert_eq!(world.attr(file).allocated, (COUNT - 1) * 4096);
+    let first = extents(&world.twin, file, 0, u64::MAX).unwrap().extents[0].clone();
+    assert_eq!(first, piece(file, 4096, 4096, block(1), 4096).extent);
+    world.apply(fallocate(FallocateMode::InsertRange, 4096, 4096)).unwrap();
+    let first = extents(&world.twin, file, 0, u64::MAX).unwrap().extents[0].clone();
+    assert_eq!(first, piece(file, 8192, 4096, block(1), 4096).extent);
+
+    // One piece over all of them, and then a hole in it.
+    world
+        .apply(commit(
+            vec![(block(2), length)],
+            vec![piece(file, 4096, u64::from(length) - 4096, block(2), 0)],
+        ))
+        .unwrap();
+    assert!(world.twin.dead().contains(&block(1)));
+    world.apply(fallocate(FallocateMode::PunchHole, 8192, 8192)).unwrap();
+    assert_eq!(extents(&world.twin, file, 0, u64::MAX).unwrap().extents.len(), 2);
+
+    world.unlink(ROOT, "a").unwrap();
+    assert_eq!(reap(&mut world.twin, file, 1), Ok(false));
+    world.check();
+    assert_eq!(reap(&mut world.twin, file, 1), Ok(true));
+    world.check();
+    assert!(world.twin.dead().contains(&block(2)));
+    assert_eq!(reap(&mut world.twin, file, 1), Ok(true), "again is fine");
+}
+
+#[test]
+fn pages_of_extents_end_where_the_next_begins() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    let count = EXTENTS_PER_REPLY as u64 + 1;
+    let pieces = (0..count).map(|at| piece(file, at * 2, 1, block(1), 0));
+    world.apply(commit(vec![(block(1), 1)], pieces.collect())).unwrap();
+    let page = extents(&world.twin, file, 0, u64::MAX).unwrap();
+    assert_eq!((page.extents.len(), page.end), (EXTENTS_PER_REPLY, (count - 1) * 2));
+    let rest = extents(&world.twin, file, page.end, u64::MAX).unwrap();
+    assert_eq!((rest.extents.len(), rest.end), (1, u64::MAX));
+}
+
+#[test]
+fn relocating_moves_no_times() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    let from = ExtentData::Inline(Bytes::from_static(b"word"));
+    let append =
+        OpBody::Append { ino: file, length: 4, data: from.clone(), block_length: 0, kill_suidgid: false };
+    world.apply(append).unwrap();
+    let before = world.attr(file);
+    let to = ExtentData::Block { block: block(1), offset: 4 };
+    let relocate = OpBody::Relocate { ino: file, offset: 0, length: 4, from, to, block_length: 8 };
+    world.apply(relocate.clone()).unwrap();
+    let after = world.attr(file);
+    assert_eq!((after.mtime, after.ctime, after.size), (before.mtime, before.ctime, before.size));
+    assert_eq!(world.apply(relocate), Err(FsError::Changed));
+}
+
+/// Found by the model: space set aside took the bytes of the block it was "moved" to.
+#[test]
+fn space_set_aside_has_no_bytes_to_relocate() {
+    let mut world = World::new();
+    let ino = world.file(ROOT, "a");
+    let mode = FallocateMode::ZeroRange { keep_size: false };
+    world.apply(OpBody::Fallocate { ino, mode, offset: 0, length: 4096 }).unwrap();
+    let to = ExtentData::Block { block: block(1), offset: 0 };
+    let from = ExtentData::Reserved;
+    let relocate = OpBody::Relocate { ino, offset: 0, length: 512, from, to, block_length: 512 };
+    assert_eq!(world.apply(relocate), Err(FsError::Invalid));
+}
+
+#[test]
+fn what_meets_after_a_collapse_is_joined() {
+    let mut world = World::new();
+    let ino = world.file(ROOT, "a");
+    let fallocate = |mode, offset, length| OpBody::Fallocate { ino, mode, offset, length };
+    world.apply(fallocate(FallocateMode::Allocate { keep_size: false }, 0, 3 * 4096)).unwrap();
+    world.apply(fallocate(FallocateMode::CollapseRange, 4096, 4096)).unwrap();
+    let reserved = Extent { offset: 0, length: 2 * 4096, data: ExtentData::Reserved };
+    assert_eq!(extents(&world.twin, ino, 0, u64::MAX).unwrap().extents, vec![reserved]);
+
+    // Bytes of a block that were apart in the file, and are side by side in the block.
+    let pieces = vec![piece(ino, 0, 4096, block(1), 0), piece(ino, 8192, 4096, block(1), 4096)];
+    world.apply(commit(vec![(block(1), 8192)], pieces)).unwrap();
+    world.apply(fallocate(FallocateMode::CollapseRange, 4096, 4096)).unwrap();
+    let joined = piece(ino, 0, 8192, block(1), 0).extent;
+    assert_eq!(extents(&world.twin, ino, 0, u64::MAX).unwrap().extents, vec![joined]);
+}

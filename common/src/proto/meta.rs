@@ -1,0 +1,318 @@
+//! What the metadata daemon answers.
+//!
+//! All changes go through [`MetaService::apply`]: a batch of operations of a session, exactly once
+//! and in order. Everything else reads, or concerns the session itself.
+
+use crate::attr::{Attr, FileKind, Timestamp};
+use crate::error::FsResult;
+use crate::ids::{BlockRef, ClusterId, Epoch, Ino, NodeId, Seq, SessionId, VolumeId};
+use crate::namespace::op::{Extent, Name, Op, OpResult};
+use crate::namespace::tables::{HeldLock, Totals};
+use crate::proto::data::DataStat;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Open a session, or take one up again after a lost connection or a restart of the server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// The session to go on with; `None` for a new one. An unknown one is answered `Evicted`.
+    pub session: Option<SessionId>,
+    /// For `cairn status`: host, mount point, version.
+    pub client: ClientInfo,
+    /// Everything that this mount has open (or still dirty): the server's table is volatile.
+    pub opens: Vec<OpenState>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientInfo {
+    pub host: String,
+    pub mount_point: String,
+    pub version: String,
+    pub pid: u32,
+}
+
+/// How often an inode is open in a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenState {
+    pub ino: Ino,
+    /// Opens in all, and those of them that may write (or have unflushed data).
+    pub opens: u32,
+    pub writers: u32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AttachReply {
+    pub session: SessionId,
+    pub cluster: ClusterId,
+    pub epoch: Epoch,
+    /// The last operation of the session that was applied: replay starts after it.
+    pub applied: Seq,
+    /// The last operation of the session that is on stable storage.
+    pub durable: Seq,
+    /// The server's clock when it answered.
+    pub time: Timestamp,
+    /// Without any contact for this long (milliseconds), the session may be evicted.
+    pub session_timeout_ms: u64,
+    /// This is the only session of the cluster: the mount may let the kernel cache freely until
+    /// [`EventBody::Shared`] comes.
+    pub sole: bool,
+    /// Order of this answer among leases and recalls; see [`OpenReply::generation`].
+    pub generation: u64,
+}
+
+/// Inode numbers for a session to give to what it makes: `first..first + count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InoRange {
+    pub first: Ino,
+    pub count: u64,
+}
+
+/// A batch of operations. `first` is the number of `ops[0]`; the rest follow one by one.
+///
+/// A batch that was applied already is answered with the same replies again. One with a gap before
+/// it is refused with `OutOfOrder`. A session has at most one batch under way, so a new batch
+/// acknowledges the replies of all before.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Batch {
+    pub session: SessionId,
+    pub first: Seq,
+    pub ops: Vec<Op>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BatchReply {
+    /// One per operation, in order.
+    pub results: Vec<OpResult>,
+    /// The session's operations up to here are on stable storage: the mount may forget them.
+    pub durable: Seq,
+}
+
+/// How a mount may treat the data of a file it has opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DataLease {
+    /// No other mount has it open in a way that conflicts: cache, and buffer writes.
+    Cached,
+    /// Others have it open and someone writes: each read asks for extents, each write is committed
+    /// before it is answered, the kernel caches nothing.
+    Shared,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OpenReply {
+    pub attr: Attr,
+    pub lease: DataLease,
+    /// Grows with each lease given or recalled by the server. An answer about an inode that is older
+    /// than a recall already handled is not to be trusted: ask again.
+    pub generation: u64,
+    /// The first extents of the file.
+    pub extents: ExtentPage,
+}
+
+/// Opens that ended, counted, so that order on the wire does not matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloseItem {
+    pub ino: Ino,
+    pub opens: u32,
+    pub writers: u32,
+}
+
+/// Extents of a file from `start` on, at most `EXTENTS_PER_REPLY`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtentPage {
+    /// The file's content changes with each version.
+    pub data_version: u64,
+    pub size: u64,
+    /// What the page speaks of: extents outside of `start..end` are not in it.
+    pub start: u64,
+    pub end: u64,
+    pub extents: Vec<Extent>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirEntry {
+    pub name: Name,
+    pub ino: Ino,
+    pub kind: FileKind,
+    /// Where the listing goes on after this entry.
+    pub cookie: u64,
+    /// With `plus`.
+    pub attr: Option<Attr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirPage {
+    pub entries: Vec<DirEntry>,
+    /// No more entries after these.
+    pub end: bool,
+    /// The directory above, for `..`.
+    pub parent: Ino,
+}
+
+/// What the server tells a mount without being asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Grows; the mount acknowledges by it ([`MetaService::acknowledge`]) when it has done what the event asks.
+    pub id: u64,
+    pub body: EventBody,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventBody {
+    /// Commit all dirty data of these files (another mount looks at them), then acknowledge.
+    Flush { inos: Vec<Ino> },
+    /// From now on the file is [`DataLease::Shared`]: commit dirty data, drop cached data here and in
+    /// the kernel, then acknowledge.
+    Uncache { ino: Ino, generation: u64 },
+    /// Another mount changed data or attributes of this file: drop what is cached of it, then acknowledge.
+    Invalidate { ino: Ino },
+    /// A lock on this file was released: who waits tries again. No acknowledgement.
+    LockReleased { ino: Ino },
+    /// Another mount attaches: drop what the kernel caches of names and attributes, let it cache
+    /// nothing any more, then acknowledge.
+    Shared { generation: u64 },
+    /// This session is the only one again. No acknowledgement.
+    Sole { generation: u64 },
+}
+
+/// `statfs`, exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsStat {
+    /// Bytes that data daemons have in all and free.
+    pub capacity: u64,
+    pub available: u64,
+    pub totals: Totals,
+}
+
+/// A data daemon in the cluster map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    pub node: NodeId,
+    /// `host:port`.
+    pub address: String,
+    /// Reported lately.
+    pub alive: bool,
+    /// The last report.
+    pub stat: Option<DataStat>,
+}
+
+/// Where volumes are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterMap {
+    pub epoch: u64,
+    pub nodes: Vec<NodeInfo>,
+    pub volumes: Vec<(VolumeId, NodeId)>,
+}
+
+/// A data daemon says who and where it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RegisterRequest {
+    /// Its number, if it has one; its directory remembers it.
+    pub node: Option<NodeId>,
+    /// Drawn once when its directory was made: a repeated first registration gets the same number.
+    pub identity: u128,
+    pub address: String,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct RegisterReply {
+    pub node: NodeId,
+    pub cluster: ClusterId,
+    /// Report at least this often (milliseconds).
+    pub report_every_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReportRequest {
+    pub stat: DataStat,
+    /// Blocks of the last reply that are deleted now.
+    pub deleted: Vec<BlockRef>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReportReply {
+    /// Dead blocks to delete, at most 4096.
+    pub delete: Vec<BlockRef>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    pub session: SessionId,
+    pub client: ClientInfo,
+    pub applied: Seq,
+    pub durable: Seq,
+    /// Milliseconds since the last contact.
+    pub idle_ms: u64,
+    pub open_files: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaStatus {
+    pub version: String,
+    pub cluster: ClusterId,
+    pub epoch: Epoch,
+    pub uptime_ms: u64,
+    pub log_index: u64,
+    pub durable_index: u64,
+    pub checkpoint_index: u64,
+    pub stat: FsStat,
+    pub orphans: u64,
+    pub delete_queue: u64,
+    pub sessions: Vec<SessionStatus>,
+    pub map: ClusterMap,
+}
+
+#[tarpc::service]
+pub trait MetaService {
+    // Sessions
+    async fn attach(request: AttachRequest) -> FsResult<AttachReply>;
+    /// Ends a session cleanly: all its operations are durable before this answers.
+    async fn detach(session: SessionId) -> FsResult<()>;
+    /// A range of inode numbers, never given to anyone else.
+    async fn allocate_inos(session: SessionId) -> FsResult<InoRange>;
+    /// Applies a batch. Not durable yet when it answers: the mount keeps the operations until they are.
+    async fn apply(batch: Batch) -> FsResult<BatchReply>;
+    /// Answers when all operations of the session up to `through` are on stable storage.
+    async fn sync(session: SessionId, through: Seq) -> FsResult<Seq>;
+    /// Waits for events (at most `wait_ms`); keeps the session alive. Events come again until the next
+    /// call says that those up to `received` have arrived.
+    async fn events(session: SessionId, received: u64, wait_ms: u64) -> FsResult<Vec<Event>>;
+    /// What the event with this id asks for is done.
+    async fn acknowledge(session: SessionId, event: u64) -> FsResult<()>;
+
+    // Reading. The session matters: others are asked to flush what it is about to look at.
+    async fn lookup(session: SessionId, parent: Ino, name: Name) -> FsResult<Attr>;
+    async fn getattr(session: SessionId, ino: Ino) -> FsResult<Attr>;
+    async fn readlink(session: SessionId, ino: Ino) -> FsResult<Bytes>;
+    /// Entries after `cookie` (0: from the start; `.` and `..` are the mount's), about `max_bytes` of them.
+    async fn readdir(
+        session: SessionId,
+        ino: Ino,
+        cookie: u64,
+        max_bytes: u32,
+        plus: bool,
+    ) -> FsResult<DirPage>;
+    async fn getxattr(session: SessionId, ino: Ino, name: Bytes) -> FsResult<Bytes>;
+    async fn listxattr(session: SessionId, ino: Ino) -> FsResult<Vec<Bytes>>;
+    /// The first lock that conflicts with `lock`, for `F_GETLK`.
+    async fn test_lock(
+        session: SessionId,
+        ino: Ino,
+        lock: crate::namespace::op::LockRequest,
+    ) -> FsResult<Option<HeldLock>>;
+    async fn statfs(session: SessionId) -> FsResult<FsStat>;
+
+    // Files
+    async fn open(session: SessionId, ino: Ino, write: bool) -> FsResult<OpenReply>;
+    async fn close(session: SessionId, items: Vec<CloseItem>) -> FsResult<()>;
+    async fn extents(session: SessionId, ino: Ino, start: u64, end: u64) -> FsResult<ExtentPage>;
+    async fn cluster_map(known_epoch: u64) -> FsResult<Option<ClusterMap>>;
+
+    // Data daemons
+    async fn register(request: RegisterRequest) -> FsResult<RegisterReply>;
+    async fn report(request: ReportRequest) -> FsResult<ReportReply>;
+    /// A new volume for a data daemon; the number is never given again.
+    async fn create_volume(node: NodeId) -> FsResult<VolumeId>;
+
+    // Operators
+    async fn status() -> FsResult<MetaStatus>;
+}

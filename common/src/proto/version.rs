@@ -1,0 +1,20 @@
+//! Versions of the protocol. A change of any message that crosses the wire is a new version.
+
+/// What changed with each version, newest first.
+pub const VERSIONS: &[(u16, &str)] = &[(1, "the first: sessions with operation logs, blocks in volumes")];
+
+/// The newest version this build speaks.
+pub const NEWEST: u16 = VERSIONS[0].0;
+/// The oldest version this build still speaks.
+pub const OLDEST: u16 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_listed_newest_first_without_gaps() {
+        assert!(VERSIONS.windows(2).all(|pair| pair[0].0 == pair[1].0 + 1));
+        assert!(VERSIONS.iter().any(|(version, _)| *version == OLDEST));
+    }
+}

@@ -1,0 +1,25 @@
+//! tarpc over our own transport: connections, deadlines, reconnecting.
+//!
+//! `message` is the form of tarpc's messages on the wire, `transport` moves them over a socket,
+//! `handshake` is the first exchange. `serve` is the server's side; `connect` the client's, with
+//! `pool` for several connections to one server. `deadline` and `fault` are what every call needs:
+//! a context with a deadline, and one table from tarpc's errors to ours.
+
+pub mod connect;
+pub mod deadline;
+pub mod fault;
+pub mod gate;
+pub mod handshake;
+pub mod message;
+pub mod pool;
+pub mod serve;
+pub mod socket;
+pub mod transport;
+
+pub use connect::{ConnectOptions, LinkState, Live, Reconnecting};
+pub use deadline::{DEFAULT_DEADLINE, context_within};
+pub use fault::fs_error;
+pub use handshake::Peer;
+pub use pool::Pool;
+pub use serve::{ServeOptions, detached, serve};
+pub use transport::{ClientTransport, ServerTransport};

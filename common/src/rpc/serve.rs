@@ -1,0 +1,210 @@
+//! The server's side: accept, first exchange, requests as tasks, an orderly end.
+//!
+//! tarpc drops a request's handler when its deadline passes, when the caller goes away and when the
+//! connection ends. For a read that is right. A mutation must not stop half-way: its handler runs
+//! the work through [`detached`], in a task that nobody but itself ends.
+
+use super::gate::Gate;
+use super::handshake::{HandshakeError, Peer, exchange};
+use super::socket::tune;
+use super::transport::ServerTransport;
+use crate::error::{FsError, FsResult};
+use crate::pool::PayloadBuffers;
+use crate::wire::hello::Identity;
+use futures::StreamExt;
+use serde::{Serialize, de::DeserializeOwned};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tarpc::server::{BaseChannel, Channel, Config, InFlightRequest};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+/// Most replies that wait for the connection's task; more wait in their handlers.
+const PENDING_REPLIES: usize = 100;
+/// Pause after a failed `accept` (out of file descriptors): others may end meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Bounds and identity of a server.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// What is said in the first exchange.
+    pub identity: Identity,
+    /// Most connections at once; further ones are closed at once.
+    pub max_connections: usize,
+    /// Most requests of one connection that run at once; more stay in the socket. Memory for one
+    /// connection is at most about this times the largest message.
+    pub in_flight: usize,
+    /// How long running requests may take to end after the shutdown began.
+    pub grace: Duration,
+    /// Where payloads are received into.
+    pub buffers: PayloadBuffers,
+}
+
+impl ServeOptions {
+    /// Bounds for many small requests. Bulk services lower `in_flight`.
+    #[must_use]
+    pub fn new(identity: Identity) -> ServeOptions {
+        ServeOptions {
+            identity,
+            max_connections: 10_000,
+            in_flight: 1024,
+            grace: Duration::from_secs(5),
+            buffers: PayloadBuffers::shared(),
+        }
+    }
+}
+
+/// Serves until `shutdown`, then ends all connections: running requests get `grace` to finish.
+///
+/// `connected` is called for each connection and returns what handles its requests:
+///
+/// ```ignore
+/// serve(listener, options, shutdown, move |peer| {
+///     let service = service.for_peer(peer);
+///     move |request| request.execute(service.clone().serve())
+/// })
+/// ```
+pub async fn serve<Req, Resp, Connected, Handle, Running>(
+    listener: TcpListener,
+    options: ServeOptions,
+    shutdown: CancellationToken,
+    connected: Connected,
+) where
+    Req: Serialize + DeserializeOwned + Send + 'static,
+    Resp: Serialize + DeserializeOwned + Send + 'static,
+    Connected: Fn(Peer) -> Handle + Send + Sync + 'static,
+    Handle: Fn(InFlightRequest<Req, Resp>) -> Running + Send + 'static,
+    Running: Future<Output = ()> + Send + 'static,
+{
+    let server = Arc::new(Server { options, shutdown, connected });
+    let slots = Arc::new(Semaphore::new(server.options.max_connections));
+    let tasks = TaskTracker::new();
+    while let Some((stream, address)) = server.accept(&listener).await {
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
+            warn!(target: "cairn", %address, "connection refused: the limit of connections is reached");
+            continue;
+        };
+        let server = server.clone();
+        tasks.spawn(async move {
+            server.connection(stream, address).await;
+            drop(slot);
+        });
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// Runs `work` to its end even if the caller goes away or its deadline passes. A panic in it is an
+/// I/O error for the caller; the panic itself is reported by the runtime.
+pub async fn detached<T: Send + 'static>(
+    work: impl Future<Output = FsResult<T>> + Send + 'static,
+) -> FsResult<T> {
+    tokio::spawn(work).await.unwrap_or(Err(FsError::Io))
+}
+
+struct Server<Connected> {
+    options: ServeOptions,
+    shutdown: CancellationToken,
+    connected: Connected,
+}
+
+impl<Connected> Server<Connected> {
+    /// The next connection; `None` once the shutdown began.
+    async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+        loop {
+            let accepted = self.shutdown.run_until_cancelled(listener.accept()).await?;
+            match accepted {
+                Ok(connection) => return Some(connection),
+                Err(error) => {
+                    warn!(target: "cairn", %error, "accept connection");
+                    self.shutdown.run_until_cancelled(sleep(ACCEPT_PAUSE)).await?;
+                }
+            }
+        }
+    }
+
+    async fn connection<Req, Resp, Handle, Running>(&self, mut stream: TcpStream, address: SocketAddr)
+    where
+        Req: Serialize + DeserializeOwned + Send + 'static,
+        Resp: Serialize + DeserializeOwned + Send + 'static,
+        Connected: Fn(Peer) -> Handle,
+        Handle: Fn(InFlightRequest<Req, Resp>) -> Running,
+        Running: Future<Output = ()> + Send + 'static,
+    {
+        if let Err(error) = tune(&stream) {
+            debug!(%address, %error, "set socket options");
+        }
+        let hello = exchange(&mut stream, address, &self.options.identity);
+        match self.shutdown.run_until_cancelled(hello).await {
+            Some(Ok(peer)) => {
+                debug!(%address, role = peer.role, version = peer.version, "connected");
+                let handle = (self.connected)(peer);
+                self.requests(stream, address, handle).await;
+            }
+            Some(Err(error)) => report_refusal(address, &error),
+            None => {}
+        }
+    }
+
+    /// Takes requests until the peer closes, the connection breaks or the shutdown is through.
+    async fn requests<Req, Resp, Handle, Running>(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        handle: Handle,
+    ) where
+        Req: Serialize + DeserializeOwned + Send + 'static,
+        Resp: Serialize + DeserializeOwned + Send + 'static,
+        Handle: Fn(InFlightRequest<Req, Resp>) -> Running,
+        Running: Future<Output = ()> + Send + 'static,
+    {
+        let gate = Gate::new(self.options.in_flight);
+        let transport: ServerTransport<Req, Resp> =
+            ServerTransport::new(stream, self.options.buffers.clone()).gated(gate.clone());
+        // A part of the requests: replies that wait for a slow reader count as well.
+        let pending_response_buffer = (self.options.in_flight / 8).clamp(1, PENDING_REPLIES);
+        let config = Config { pending_response_buffer };
+        let mut requests = std::pin::pin!(BaseChannel::new(config, transport).requests());
+        let mut end: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                biased;
+                next = requests.next() => match next {
+                    Some(Ok(request)) => {
+                        let (running, work) = (gate.enter(), handle(request));
+                        tokio::spawn(async move {
+                            work.await;
+                            drop(running);
+                        });
+                    }
+                    Some(Err(error)) => {
+                        info!(%address, %error, cause = ?std::error::Error::source(&error), "connection ended");
+                        return;
+                    }
+                    None => return,
+                },
+                () = self.shutdown.cancelled(), if end.is_none() => {
+                    gate.close();
+                    end = Some(Instant::now() + self.options.grace);
+                }
+                () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return,
+            }
+        }
+    }
+}
+
+/// One line for what an operator must know; port scans and closed connections are no news.
+fn report_refusal(address: SocketAddr, error: &HandshakeError) {
+    match error {
+        HandshakeError::Mismatch(mismatch) => {
+            warn!(target: "cairn", "connection from {address} refused: {mismatch}");
+        }
+        other => debug!(%address, error = %other, "no first exchange"),
+    }
+}

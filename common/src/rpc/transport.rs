@@ -1,0 +1,172 @@
+//! tarpc's messages over a byte stream.
+//!
+//! One write per flush in the common case: queued frames and payload segments go out in one
+//! vectored write. One read per message: header and a small payload come together, the rest of a
+//! large payload is read straight into the buffer that the service gets. The sender is held back
+//! by bytes, not by messages.
+
+use super::gate::{Admission, Gate};
+use super::message::WireMessage;
+use crate::pool::PayloadBuffers;
+use crate::wire::codec::CodecError;
+use crate::wire::frame::{FrameError, FrameKind};
+use crate::wire::payload::decode_with;
+use crate::wire::receive::{Frame, Receiver};
+use crate::wire::send::{PushError, SendQueue};
+use futures::{Sink, Stream, ready};
+use std::io::{self, IoSlice};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tarpc::{ClientMessage, Response};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// No message is taken while so many bytes wait to be written.
+pub const QUEUED_MAX: usize = 4 << 20;
+/// Slices per vectored write. The kernel takes up to 1024; these stand on the stack.
+const SLICES: usize = 128;
+
+/// What a client's stub speaks over.
+pub type ClientTransport<Req, Resp, S = TcpStream> = Transport<Response<Resp>, ClientMessage<Req>, S>;
+/// What a server's channel speaks over.
+pub type ServerTransport<Req, Resp, S = TcpStream> = Transport<ClientMessage<Req>, Response<Resp>, S>;
+
+/// Why a connection ended, or why one message could not be sent ([`WireError::Push`]).
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("received: {0}")]
+    Codec(#[from] CodecError),
+    #[error("not sent: {0}")]
+    Push(#[from] PushError),
+}
+
+/// Receives `In`, sends `Out`.
+#[derive(Debug)]
+pub struct Transport<In, Out, S = TcpStream> {
+    stream: S,
+    receiver: Receiver,
+    queue: SendQueue,
+    gate: Option<Arc<Gate>>,
+    messages: PhantomData<fn(Out) -> In>,
+}
+
+impl<In, Out, S> Transport<In, Out, S> {
+    /// A transport over a stream whose first exchange is done.
+    #[must_use]
+    pub fn new(stream: S, buffers: PayloadBuffers) -> Self {
+        let (receiver, queue) = (Receiver::new(buffers), SendQueue::default());
+        Transport { stream, receiver, queue, gate: None, messages: PhantomData }
+    }
+
+    /// Gives out messages only while `gate` is open.
+    #[must_use]
+    pub fn gated(self, gate: Arc<Gate>) -> Self {
+        Transport { gate: Some(gate), ..self }
+    }
+
+    /// Bytes taken and not written yet.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+}
+
+impl<In, Out, S: AsyncRead + AsyncWrite + Unpin> Transport<In, Out, S> {
+    /// Reads once; the number of bytes, 0 at the end of the stream.
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = ReadBuf::new(self.receiver.space());
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut space))?;
+        let count = space.filled().len();
+        self.receiver.received(count);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Writes until at most `rest` bytes are queued; waits while the socket is full.
+    fn poll_drain(&mut self, context: &mut Context<'_>, rest: usize) -> Poll<Result<(), WireError>> {
+        while self.queue.len() > rest {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = self.queue.slices(&mut slices);
+            let stream = Pin::new(&mut self.stream);
+            let written = ready!(stream.poll_write_vectored(context, &slices[..count]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+            }
+            self.queue.sent(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_admission(&self, context: &mut Context<'_>) -> Poll<Admission> {
+        self.gate.as_ref().map_or(Poll::Ready(Admission::Open), |gate| gate.poll_admission(context))
+    }
+}
+
+impl<In: WireMessage, Out, S: AsyncRead + AsyncWrite + Unpin> Stream for Transport<In, Out, S> {
+    type Item = Result<In, WireError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if ready!(this.poll_admission(context)) == Admission::Closed {
+            return Poll::Ready(None);
+        }
+        loop {
+            if let Some(frame) = this.receiver.next_frame()? {
+                let message = decode_frame(frame);
+                this.receiver.release();
+                return Poll::Ready(Some(message));
+            }
+            let Poll::Ready(read) = this.poll_receive(context) else {
+                this.receiver.release();
+                return Poll::Pending;
+            };
+            if read? == 0 {
+                let idle = this.receiver.is_idle();
+                return Poll::Ready(if idle { None } else { Some(Err(FrameError::Truncated.into())) });
+            }
+        }
+    }
+}
+
+impl<In, Out: WireMessage, S: AsyncRead + AsyncWrite + Unpin> Sink<Out> for Transport<In, Out, S> {
+    type Error = WireError;
+
+    fn poll_ready(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        self.get_mut().poll_drain(context, QUEUED_MAX - 1)
+    }
+
+    fn start_send(self: Pin<&mut Self>, message: Out) -> Result<(), WireError> {
+        let queue = &mut self.get_mut().queue;
+        let Err(error) = queue.push(FrameKind::Message, |out| message.encode(out)) else {
+            return Ok(());
+        };
+        match message.replacement(&error.to_string()) {
+            Some(other) => Ok(queue.push(FrameKind::Message, |out| other.encode(out))?),
+            None => Err(error.into()),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        self.get_mut().poll_drain(context, 0)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(context, 0))?;
+        Pin::new(&mut this.stream).poll_shutdown(context).map_err(WireError::from)
+    }
+}
+
+fn decode_frame<In: WireMessage>(frame: Frame<'_>) -> Result<In, WireError> {
+    if frame.kind != FrameKind::Message {
+        return Err(CodecError::Malformed("unexpected kind of frame".into()).into());
+    }
+    let (message, left) = decode_with(frame.payload, || In::decode(frame.header));
+    let message = message?;
+    if left.is_empty() { Ok(message) } else { Err(CodecError::Trailing(left.len()).into()) }
+}

@@ -1,0 +1,231 @@
+//! Peers that are wrong, silent, slow or send garbage: a clear error, bounded memory, nothing hangs.
+
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+
+mod support;
+
+use bytes::Bytes;
+use cairn_common::error::FsError;
+use cairn_common::ids::ClusterId;
+use cairn_common::pool::PayloadBuffers;
+use cairn_common::rpc::handshake::{HandshakeError, exchange};
+use cairn_common::rpc::transport::QUEUED_MAX;
+use cairn_common::rpc::{ClientTransport, context_within};
+use cairn_common::wire::Payload;
+use cairn_common::wire::frame::{FrameKind, fixed_part};
+use cairn_common::wire::hello::{Identity, Mismatch, ServiceKind};
+use futures::{Sink, SinkExt, StreamExt};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use support::{EchoRequest, EchoResponse, Server, connect, connect_with, options, ping, until};
+use tarpc::{ClientMessage, Request};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+async fn hello(
+    address: SocketAddr,
+    service: ServiceKind,
+    cluster: u128,
+) -> Result<TcpStream, HandshakeError> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    exchange(&mut stream, address, &Identity::new(service, ClusterId(cluster), "raw")).await?;
+    Ok(stream)
+}
+
+/// Waits for the server to close the connection.
+async fn closed(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(LIMIT, stream.read_to_end(&mut rest)).await;
+    // A reset is as good as an end.
+    let _ = end.expect("the server closes the connection");
+}
+
+fn request(id: u64, message: EchoRequest) -> ClientMessage<EchoRequest> {
+    ClientMessage::Request(Request { context: context_within(LIMIT), id, message })
+}
+
+#[tokio::test]
+async fn another_cluster_or_service_is_refused_with_wrong_peer() {
+    let server = Server::start(|_| ()).await;
+    let client = connect_with(options(server.address, 8));
+    let begin = Instant::now();
+    assert_eq!(ping(&client).await, Err(FsError::WrongPeer));
+    assert!(begin.elapsed() < Duration::from_secs(2), "at once, not at the deadline");
+    let error = hello(server.address, ServiceKind::Meta, 7).await.unwrap_err();
+    assert!(matches!(error, HandshakeError::Mismatch(Mismatch::Service { .. })), "{error}");
+    assert_eq!(ping(&connect(server.address)).await, Ok(()));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_stays_with_the_cluster_it_first_met() {
+    let server = Server::start(|_| ()).await;
+    let address = server.address;
+    let client = connect_with(options(address, 0));
+    assert_eq!(ping(&client).await, Ok(()));
+    server.stop().await;
+    let other = Identity::new(ServiceKind::Data, ClusterId(9), "another cluster");
+    let server = Server::start_at(address, |options| options.identity = other).await;
+    until_err(&client, FsError::WrongPeer).await;
+    server.stop().await;
+}
+
+async fn until_err(client: &cairn_common::rpc::Reconnecting<support::EchoClient>, expected: FsError) {
+    let end = Instant::now() + LIMIT;
+    while ping(client).await != Err(expected) {
+        assert!(Instant::now() < end, "never {expected:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_no_cairn_is_wrong_and_a_silent_one_is_unavailable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let http = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await.unwrap();
+        closed(&mut stream).await;
+        listener
+    });
+    assert_eq!(ping(&connect(address)).await, Err(FsError::WrongPeer));
+    let _silent = http.await.unwrap();
+    let mut options = options(address, 7);
+    options.connect_timeout = Duration::from_millis(50);
+    let client = connect_with(options);
+    let begin = Instant::now();
+    let answer = client.get_within(Duration::from_millis(300)).await;
+    assert_eq!(answer.err(), Some(FsError::Unavailable));
+    assert!(begin.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn garbage_and_half_frames_end_their_connection_only() {
+    let server = Server::start(|_| ()).await;
+    let good = connect(server.address);
+    assert_eq!(ping(&good).await, Ok(()));
+    let mut oversized = fixed_part(FrameKind::Message, b"", 0).unwrap();
+    oversized[8..12].copy_from_slice(&u32::MAX.to_be_bytes());
+    let mut damaged = fixed_part(FrameKind::Message, b"xxxx", 0).unwrap().to_vec();
+    damaged.extend(b"xxxy");
+    let mut unknown = fixed_part(FrameKind::Message, &[9, 9, 9], 0).unwrap().to_vec();
+    unknown.extend([9, 9, 9]);
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n and more"[..], &oversized, &damaged, &unknown] {
+        let mut before_hello = TcpStream::connect(server.address).await.unwrap();
+        before_hello.write_all(bytes).await.unwrap();
+        closed(&mut before_hello).await;
+        let mut after_hello = hello(server.address, ServiceKind::Data, 7).await.unwrap();
+        after_hello.write_all(bytes).await.unwrap();
+        closed(&mut after_hello).await;
+    }
+    // Half a frame, then the end of the stream.
+    let whole = fixed_part(FrameKind::Message, &[0; 50], 1000).unwrap();
+    for len in [1, whole.len()] {
+        let mut stream = hello(server.address, ServiceKind::Data, 7).await.unwrap();
+        stream.write_all(&whole[..len]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        closed(&mut stream).await;
+    }
+    assert_eq!(ping(&good).await, Ok(()));
+    assert_eq!(good.get_within(LIMIT).await.unwrap().generation(), 1, "others did not notice");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed() {
+    let server = Server::start(|options| options.max_connections = 2).await;
+    let first = hello(server.address, ServiceKind::Data, 7).await.unwrap();
+    let _second = hello(server.address, ServiceKind::Data, 7).await.unwrap();
+    assert!(hello(server.address, ServiceKind::Data, 7).await.is_err());
+    drop(first);
+    let client = connect(server.address);
+    assert_eq!(ping(&client).await, Ok(()), "a place is free again");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_does_not_read_costs_bounded_memory() {
+    const IN_FLIGHT: usize = 4;
+    const CALLS: u64 = 300;
+    let server = Server::start(|options| options.in_flight = IN_FLIGHT).await;
+    let stream = hello(server.address, ServiceKind::Data, 7).await.unwrap();
+    let mut transport: ClientTransport<EchoRequest, EchoResponse> =
+        ClientTransport::new(stream, PayloadBuffers::new());
+    for id in 0..CALLS {
+        transport.feed(request(id, EchoRequest::Produce { len: 4 << 20 })).await.unwrap();
+    }
+    transport.flush().await.unwrap();
+    let started = || server.counters.started.load(Ordering::SeqCst);
+    until("the server begins", || started() >= IN_FLIGHT).await;
+    let settled = settle(started).await;
+    // Running, waiting for the task, queued by bytes, and what the kernel's socket buffers hold.
+    assert!(settled <= IN_FLIGHT + 1 + 2 + 6, "{settled} replies of 4 MiB are made for nobody");
+    for _ in 0..CALLS {
+        let reply = tokio::time::timeout(LIMIT, transport.next()).await.unwrap().unwrap().unwrap();
+        let Ok(EchoResponse::Produce(Ok(payload))) = reply.message else { panic!("wrong reply") };
+        assert_eq!(payload.len(), 4 << 20);
+    }
+    assert!(server.counters.most_running.load(Ordering::SeqCst) <= IN_FLIGHT);
+    drop(transport);
+    server.stop().await;
+}
+
+/// Waits until `value` stands still for a while.
+async fn settle(value: impl Fn() -> usize) -> usize {
+    let (mut last, mut still) = (value(), 0);
+    while still < 20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let now = value();
+        still = if now == last { still + 1 } else { 0 };
+        last = now;
+    }
+    last
+}
+
+#[tokio::test]
+async fn a_sender_is_held_back_by_bytes() {
+    let (near, mut far) = tokio::io::duplex(1 << 16);
+    let mut transport: ClientTransport<EchoRequest, EchoResponse, _> =
+        ClientTransport::new(near, PayloadBuffers::new());
+    let payload = Bytes::from(vec![3; 1 << 20]);
+    let mut sent = 0;
+    let taken = std::future::poll_fn(|context| {
+        while let Poll::Ready(ready) = Pin::new(&mut transport).poll_ready(context) {
+            ready.unwrap();
+            sent += 1;
+            assert!(sent < 100, "nothing holds the sender back");
+            let message = EchoRequest::Echo { number: 1, payload: Payload::from(payload.clone()) };
+            Pin::new(&mut transport).start_send(request(sent, message)).unwrap();
+        }
+        Poll::Ready(transport.queued())
+    })
+    .await;
+    assert!((QUEUED_MAX..QUEUED_MAX + (1 << 20) + 100).contains(&taken), "{taken} bytes queued");
+    // Reading makes room again, before everything is read.
+    let reader = tokio::spawn(async move { tokio::io::copy(&mut far, &mut tokio::io::sink()).await });
+    tokio::time::timeout(LIMIT, std::future::poll_fn(|context| Pin::new(&mut transport).poll_ready(context)))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(transport.queued() < QUEUED_MAX && transport.queued() > 0);
+    reader.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_hold_no_payload_buffers() {
+    let buffers = PayloadBuffers::new();
+    let used = buffers.clone();
+    let server = Server::start(|options| options.buffers = used).await;
+    let clients: Vec<_> = (0..50).map(|_| connect(server.address)).collect();
+    for client in &clients {
+        assert_eq!(ping(client).await, Ok(()));
+    }
+    // All came through one read buffer, two if they overlapped on two threads.
+    until("buffers return", || buffers.free_bytes() > 0).await;
+    assert!(buffers.free_bytes() <= 2 * (64 << 10), "{}", buffers.free_bytes());
+    server.stop().await;
+}

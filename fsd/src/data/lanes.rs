@@ -1,0 +1,162 @@
+//! The threads that write blocks.
+//!
+//! Puts go through one queue to a few threads, the *lanes*. A lane that has the right to write takes what
+//! is queued, writes it to the current volume, and then sees to a sync that covers it; meanwhile the next
+//! lane writes. So the thread that writes also syncs (no hand-over), puts share syncs, and the disk is busy
+//! with one batch while the next is copied. An idle lane sleeps in the queue.
+
+use super::report::Counters;
+use super::volume::Volume;
+use super::volume::format::{Record, RecordKind};
+use super::volume::segment::{Done, Refused};
+use crate::disk::Disk;
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::BlockRef;
+use cairn_common::proto::data::PutRequest;
+use crossbeam_channel::Receiver;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+/// Most payload bytes that one lane writes before it sees to a sync: the next lane's batch then overlaps.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// A block to store.
+pub struct PutJob {
+    pub request: PutRequest,
+    pub reply: oneshot::Sender<PutOutcome>,
+    /// Counts the payload among those in flight until it is durable or failed.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// What became of a [`PutJob`].
+pub enum PutOutcome {
+    Done(FsResult<BlockRef>),
+    /// There is no volume to write to. Once there is, the request can be queued again.
+    NoVolume(PutRequest, OwnedSemaphorePermit),
+}
+
+/// Work that is nobody's put.
+pub enum Chore {
+    /// This volume takes no more blocks.
+    Seal(Arc<Volume>),
+    /// There is no spare volume.
+    PrepareSpare,
+}
+
+/// What the lanes share.
+pub struct Lanes {
+    pub disk: Arc<dyn Disk>,
+    pub counters: Arc<Counters>,
+    /// Where blocks go now, and where they will go next.
+    pub open: Mutex<OpenVolumes>,
+    /// At most two chores per volume: the channel need not be bounded.
+    pub chores: mpsc::UnboundedSender<Chore>,
+}
+
+/// The volumes that take blocks.
+#[derive(Default)]
+pub struct OpenVolumes {
+    pub current: Option<Arc<Volume>>,
+    pub spare: Option<Arc<Volume>>,
+}
+
+impl Lanes {
+    /// One lane's life: until the queue is closed and empty.
+    pub fn run(&self, queue: &Receiver<PutJob>) {
+        while let Ok(job) = queue.recv() {
+            self.serve(job, queue);
+        }
+    }
+
+    /// Writes `job` and what is queued behind it, and sees to it that they become durable.
+    fn serve(&self, job: PutJob, queue: &Receiver<PutJob>) {
+        let mut next = Some(job);
+        while let Some(job) = next.take() {
+            let Some(volume) = self.current() else {
+                // Nobody waits any more if this fails.
+                let _ = job.reply.send(PutOutcome::NoVolume(job.request, job.permit));
+                return;
+            };
+            next = self.fill(&volume, job, queue);
+            if next.is_some() {
+                self.roll(&volume);
+            }
+            if volume.segment().make_durable(&*volume) {
+                self.counters.syncs.add(1);
+            }
+        }
+    }
+
+    /// Appends jobs to `volume`; returns the one that it did not take.
+    fn fill(&self, volume: &Volume, job: PutJob, queue: &Receiver<PutJob>) -> Option<PutJob> {
+        let mut tail = volume.segment().writer();
+        let mut next = Some(job);
+        let mut written = 0;
+        while let Some(job) = next {
+            written += job.request.payload.len();
+            let record = record_of(&job.request);
+            let payload = job.request.payload.clone();
+            let mut waiting = Some(job);
+            let appended = volume.segment().append(&*self.disk, &mut tail, record, payload.segments(), |b| {
+                let job = waiting.take().expect("called once");
+                when_durable(job, BlockRef { volume: volume.id(), ..b })
+            });
+            match (appended, waiting) {
+                (Err(Refused::NoSpace), Some(job)) => {
+                    let _ = job.reply.send(PutOutcome::Done(Err(FsError::NoSpace)));
+                }
+                (Err(Refused::Closed), refused) => return refused,
+                _ => {}
+            }
+            next = if written < BATCH_BYTES { queue.try_recv().ok() } else { None };
+        }
+        None
+    }
+
+    fn current(&self) -> Option<Arc<Volume>> {
+        let mut open = self.open.lock();
+        if open.current.is_none() {
+            open.current = open.spare.take();
+            self.tell(Chore::PrepareSpare);
+        }
+        open.current.clone()
+    }
+
+    /// Goes on in the spare volume, unless another lane already has.
+    fn roll(&self, full: &Arc<Volume>) {
+        let mut open = self.open.lock();
+        if open.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, full)) {
+            open.current = open.spare.take();
+            self.tell(Chore::Seal(full.clone()));
+            self.tell(Chore::PrepareSpare);
+        }
+    }
+
+    fn tell(&self, chore: Chore) {
+        // At shutdown nobody listens; what is left undone is done at the next start.
+        let _ = self.chores.send(chore);
+    }
+}
+
+fn record_of(request: &PutRequest) -> Record {
+    Record {
+        kind: RecordKind::Block,
+        sequence: 0,
+        cookie: rand::random(),
+        session: request.session,
+        payload_len: u32::try_from(request.payload.len()).expect("checked when it came in"),
+        summary_len: request.summary_len,
+        durable: 0,
+        checksums: request.checksums.clone(),
+    }
+}
+
+/// Answers the put. The payload is let go at once: it has been written.
+fn when_durable(job: PutJob, block: BlockRef) -> Done {
+    let PutJob { reply, permit, .. } = job;
+    Box::new(move |result| {
+        drop(permit);
+        let _ = reply.send(PutOutcome::Done(result.map(|()| block)));
+    })
+}

@@ -1,0 +1,75 @@
+//! What the data role asks of the metadata daemon: a number, volumes, and which blocks are dead.
+
+use super::identity::Identity;
+use super::volume::Owner;
+use cairn_common::error::FsResult;
+use cairn_common::ids::{BlockRef, NodeId, VolumeId};
+use cairn_common::proto::data::DataStat;
+use cairn_common::proto::meta::{MetaServiceClient, RegisterRequest, ReportRequest};
+use cairn_common::rpc::Reconnecting;
+use futures::future::{BoxFuture, FutureExt};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long one question may take; connecting is part of it.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Answer to a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registered {
+    pub owner: Owner,
+    /// Report at least this often.
+    pub report_every: Duration,
+}
+
+/// The metadata daemon, as the data role sees it. All calls may be repeated.
+pub trait MetaLink: Send + Sync + 'static {
+    /// Says who and where we are.
+    fn register(&self, identity: Identity, address: String) -> BoxFuture<'_, FsResult<Registered>>;
+    /// A number for a new volume, never given to anyone before.
+    fn create_volume(&self, node: NodeId) -> BoxFuture<'_, FsResult<VolumeId>>;
+    /// Says how we are and what of its last answer has been deleted; answers what to delete.
+    fn report(&self, stat: DataStat, deleted: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockRef>>>;
+}
+
+impl MetaLink for Reconnecting<MetaServiceClient> {
+    fn register(&self, identity: Identity, address: String) -> BoxFuture<'_, FsResult<Registered>> {
+        let node = identity.owner.map(|owner| owner.node);
+        let request = RegisterRequest { node, identity: identity.identity, address };
+        async move {
+            let reply =
+                self.call(LIMIT, |stub, context| async move { stub.register(context, request).await });
+            let reply = reply.await?;
+            Ok(Registered {
+                owner: Owner { cluster: reply.cluster, node: reply.node },
+                report_every: Duration::from_millis(reply.report_every_ms),
+            })
+        }
+        .boxed()
+    }
+
+    fn create_volume(&self, node: NodeId) -> BoxFuture<'_, FsResult<VolumeId>> {
+        self.call(LIMIT, move |stub, context| async move { stub.create_volume(context, node).await }).boxed()
+    }
+
+    fn report(&self, stat: DataStat, deleted: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockRef>>> {
+        async move {
+            let request = ReportRequest { stat, deleted };
+            let reply = self.call(LIMIT, |stub, context| async move { stub.report(context, request).await });
+            Ok(reply.await?.delete)
+        }
+        .boxed()
+    }
+}
+
+/// Where the store's volumes get their numbers from.
+pub struct LinkedVolumes {
+    pub link: Arc<dyn MetaLink>,
+    pub node: NodeId,
+}
+
+impl super::VolumeIds for LinkedVolumes {
+    fn allocate(&self) -> BoxFuture<'_, FsResult<VolumeId>> {
+        self.link.create_volume(self.node)
+    }
+}

@@ -1,0 +1,192 @@
+//! The data role from start to stop: lock the directory, become known, serve, report, end in order.
+
+use super::identity::Identity;
+use super::link::{LinkedVolumes, MetaLink, Registered};
+use super::{DataConfig, DataDir, DataError, DataServer, Owner, Store};
+use cairn_common::error::FsResult;
+use cairn_common::ids::BlockRef;
+use cairn_common::proto::data::DataService;
+use cairn_common::rpc::{ServeOptions, serve};
+use cairn_common::wire::hello;
+use cairn_common::wire::hello::ServiceKind;
+use std::sync::Arc;
+use std::time::Duration;
+use tarpc::server::InFlightRequest;
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Pause after a question that the metadata daemon did not answer.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Reports are not sent more often than this, whatever the metadata daemon says.
+const REPORT_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Requests of one connection that run at once: bulk, so each may hold a block.
+const IN_FLIGHT: usize = 16;
+/// Most blocks that are deleted for one report (the protocol's limit).
+const DELETES_MAX: usize = 4096;
+
+/// Where the role serves, and with whom it works.
+pub struct Endpoint {
+    pub listener: TcpListener,
+    /// `host:port` at which mounts reach the listener.
+    pub address: String,
+    pub meta: Arc<dyn MetaLink>,
+}
+
+/// Runs the data role until `shutdown`. Everything that was acknowledged is durable at any moment;
+/// an end in order only makes the next start quicker.
+pub async fn run(
+    config: DataConfig,
+    endpoint: Endpoint,
+    shutdown: CancellationToken,
+) -> Result<(), DataError> {
+    let Endpoint { listener, address, meta } = endpoint;
+    let opening = config.clone();
+    let mut dir = tokio::task::spawn_blocking(move || DataDir::open(&opening))
+        .await
+        .map_err(std::io::Error::other)??;
+    let registrar = Registrar { meta: meta.clone(), address: address.clone() };
+    let Some(owner) = registrar.owner(&mut dir, &shutdown).await? else { return Ok(()) };
+    let identity = dir.identity();
+    let ids = Arc::new(LinkedVolumes { link: meta.clone(), node: owner.node });
+    let store = dir.start(&config, ids).await?;
+    info!(target: "cairn", "data daemon {} serves {} at {address}", owner.node, config.data_dir.display());
+
+    // Ends with `shutdown`, or alone if this daemon is not wanted.
+    let ending = shutdown.child_token();
+    let serving = serve_store(listener, store.clone(), owner, ending.clone());
+    let reporter = Reporter { registrar, identity, store: store.clone() };
+    let ((), reported) = tokio::join!(serving, async {
+        let result = reporter.run(&ending).await;
+        ending.cancel();
+        result
+    });
+    let stopped = store.stop().await;
+    reported?;
+    Ok(stopped?)
+}
+
+async fn serve_store(listener: TcpListener, store: Arc<Store>, owner: Owner, shutdown: CancellationToken) {
+    let role = format!("data daemon {}", owner.node);
+    let identity = hello::Identity::new(ServiceKind::Data, owner.cluster, &role);
+    let options = ServeOptions { in_flight: IN_FLIGHT, ..ServeOptions::new(identity) };
+    let server = DataServer::new(store);
+    serve(listener, options, shutdown, move |_peer| {
+        let server = server.clone();
+        move |request: InFlightRequest<_, _>| request.execute(server.clone().serve())
+    })
+    .await;
+}
+
+struct Registrar {
+    meta: Arc<dyn MetaLink>,
+    address: String,
+}
+
+impl Registrar {
+    /// Who the directory belongs to. One that was never registered waits for the metadata daemon; one
+    /// that was can serve without. `None` if the shutdown came first.
+    async fn owner(
+        &self,
+        dir: &mut DataDir,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Owner>, DataError> {
+        if let Some(owner) = dir.identity().owner {
+            return Ok(Some(owner));
+        }
+        let Some(registered) = self.register(dir.identity(), shutdown).await? else { return Ok(None) };
+        dir.assign(registered.owner)?;
+        Ok(Some(registered.owner))
+    }
+
+    /// Registers, as often as it takes. `None` if the shutdown came first.
+    async fn register(
+        &self,
+        identity: Identity,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Registered>, DataError> {
+        let mut told = false;
+        loop {
+            let asked = self.meta.register(identity, self.address.clone());
+            match shutdown.run_until_cancelled(asked).await {
+                None => return Ok(None),
+                Some(Ok(registered)) => return Ok(Some(registered)),
+                Some(Err(error)) if !error.is_transient() => return Err(error.into()),
+                Some(Err(error)) => {
+                    if !told {
+                        warn!("the metadata daemon does not answer yet: {error}");
+                        told = true;
+                    }
+                }
+            }
+            if shutdown.run_until_cancelled(sleep(RETRY_PAUSE)).await.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+struct Reporter {
+    registrar: Registrar,
+    identity: Identity,
+    store: Arc<Store>,
+}
+
+impl Reporter {
+    /// Registers and reports until the shutdown. An error means that this daemon is not wanted.
+    async fn run(&self, shutdown: &CancellationToken) -> Result<(), DataError> {
+        loop {
+            let Some(registered) = self.registrar.register(self.identity, shutdown).await? else {
+                return Ok(());
+            };
+            if let Some(have) = self.identity.owner.filter(|have| *have != registered.owner) {
+                return Err(DataError::OtherOwner { have, told: registered.owner });
+            }
+            if self.report(registered.report_every.max(REPORT_PAUSE_MIN), shutdown).await.is_none() {
+                return Ok(());
+            }
+            if shutdown.run_until_cancelled(sleep(RETRY_PAUSE)).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reports until a report fails: then we may have to register again (`Some`), or until the
+    /// shutdown (`None`).
+    async fn report(&self, every: Duration, shutdown: &CancellationToken) -> Option<()> {
+        let mut deleted = Vec::new();
+        loop {
+            let exchange = self.exchange(std::mem::take(&mut deleted));
+            match shutdown.run_until_cancelled(exchange).await? {
+                Ok(gone) => deleted = gone,
+                Err(error) => {
+                    info!("report to the metadata daemon: {error}");
+                    return Some(());
+                }
+            }
+            // What was deleted is confirmed at once: there may be more.
+            if deleted.is_empty() {
+                shutdown.run_until_cancelled(sleep(every)).await?;
+            }
+        }
+    }
+
+    /// One report; deletes what its answer says. Returns what is deleted now.
+    async fn exchange(&self, deleted: Vec<BlockRef>) -> FsResult<Vec<BlockRef>> {
+        let stat = self.store.stat().await?;
+        let mut doomed = self.registrar.meta.report(stat, deleted).await?;
+        doomed.truncate(DELETES_MAX);
+        if doomed.is_empty() {
+            return Ok(doomed);
+        }
+        match self.store.delete(doomed.clone()).await {
+            Ok(()) => Ok(doomed),
+            // They will be named again; a disk that can't delete should still report.
+            Err(error) => {
+                warn!("cannot delete {} blocks: {error}", doomed.len());
+                Ok(Vec::new())
+            }
+        }
+    }
+}

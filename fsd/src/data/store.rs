@@ -1,0 +1,408 @@
+//! The volumes of one data directory, and what is done with them: put, get, delete, stat, list.
+//!
+//! All disk access happens on threads made for it: the lanes (see `lanes.rs`) write, and a bounded number
+//! of tokio's blocking threads read, delete and seal. The maps here are locked for moments only.
+
+use super::lanes::{Chore, Lanes, OpenVolumes, PutJob, PutOutcome};
+use super::report::Counters;
+use super::volume::segment::Limits;
+use super::volume::{Condition, Owner, Span, Volume, parse_volume_name};
+use super::{DataConfig, DataError, VolumeIds};
+use crate::disk::{Disk, is_full};
+use crate::durable::{self, DirLock};
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{BlockRef, VolumeId};
+use cairn_common::limits::{FRAME_PAYLOAD_MAX, PIECE};
+use cairn_common::pool::PayloadBuffers;
+use cairn_common::proto::data::{BlockStat, DataStat, GetReply, GetRequest, PutRequest};
+use cairn_common::rpc::detached;
+use cairn_common::wire::Payload;
+use cairn_common::wire::checksum::piece_checksums;
+use crossbeam_channel::Sender;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tracing::{error, info, warn};
+
+/// How many volumes a put tries before it gives up.
+const PUT_TRIES: usize = 3;
+/// Reads of at most this size are tried from the page cache without a hand-over to another thread.
+const INLINE_READ: usize = 4 * PIECE;
+/// Most blocks in one answer of `list`.
+const LIST_MAX: usize = 4096;
+/// Unit in which payload bytes in flight are counted.
+const IN_FLIGHT_UNIT: usize = 4096;
+
+/// The blocks of one data daemon.
+pub struct Store {
+    shared: Arc<Shared>,
+    /// Closed at the stop.
+    queue: Mutex<Option<Sender<PutJob>>>,
+    lanes: Mutex<Vec<JoinHandle<()>>>,
+    _lock: Option<DirLock>,
+}
+
+struct Shared {
+    disk: Arc<dyn Disk>,
+    owner: Owner,
+    limits: Limits,
+    ids: Arc<dyn VolumeIds>,
+    counters: Arc<Counters>,
+    volumes: RwLock<BTreeMap<VolumeId, Arc<Volume>>>,
+    lanes: Arc<Lanes>,
+    /// Bytes of puts that are not durable yet.
+    in_flight: Arc<Semaphore>,
+    in_flight_units: u32,
+    /// Threads that read, delete or seal.
+    blocking: Semaphore,
+    buffers: PayloadBuffers,
+    /// Held by who makes a spare volume.
+    making: tokio::sync::Mutex<()>,
+}
+
+impl Store {
+    /// Opens all volumes in `disk` and starts the lanes. To be called inside a tokio runtime.
+    pub async fn open(
+        disk: Arc<dyn Disk>,
+        lock: Option<DirLock>,
+        owner: Owner,
+        config: &DataConfig,
+        ids: Arc<dyn VolumeIds>,
+    ) -> Result<Arc<Store>, DataError> {
+        let limits = Limits { volume_size: config.volume_size.0, reserve: config.reserve.0 };
+        let found = {
+            let disk = disk.clone();
+            blocking(move || open_volumes(&disk, owner, limits)).await??
+        };
+        let (chores, inbox) = mpsc::unbounded_channel();
+        let counters = Arc::new(Counters::default());
+        let lanes = Arc::new(Lanes {
+            disk: disk.clone(),
+            counters: counters.clone(),
+            open: Mutex::new(found.open),
+            chores: chores.clone(),
+        });
+        let units = config.in_flight.as_usize().div_ceil(IN_FLIGHT_UNIT);
+        let shared = Arc::new(Shared {
+            disk,
+            owner,
+            limits,
+            ids,
+            counters,
+            volumes: RwLock::new(found.volumes),
+            lanes: lanes.clone(),
+            in_flight: Arc::new(Semaphore::new(units)),
+            in_flight_units: u32::try_from(units).unwrap_or(u32::MAX),
+            blocking: Semaphore::new(config.io_threads),
+            buffers: PayloadBuffers::shared(),
+            making: tokio::sync::Mutex::new(()),
+        });
+        found.to_seal.into_iter().map(Chore::Seal).chain([Chore::PrepareSpare]).for_each(|chore| {
+            let _ = chores.send(chore);
+        });
+        tokio::spawn(do_chores(Arc::downgrade(&shared), inbox));
+        if found.unclean {
+            tokio::spawn(punch_dead(Arc::downgrade(&shared)));
+        }
+        let (queue, receiver) = crossbeam_channel::unbounded();
+        let threads = (0..config.put_threads)
+            .map(|number| {
+                let (lanes, receiver) = (lanes.clone(), receiver.clone());
+                std::thread::Builder::new().name(format!("put-{number}")).spawn(move || lanes.run(&receiver))
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(Arc::new(Store {
+            shared,
+            queue: Mutex::new(Some(queue)),
+            lanes: Mutex::new(threads),
+            _lock: lock,
+        }))
+    }
+
+    /// Stores a block; durable on return.
+    pub async fn put(&self, request: PutRequest) -> FsResult<BlockRef> {
+        check_put(&request)?;
+        let length = request.payload.len();
+        let units = u32::try_from(length.div_ceil(IN_FLIGHT_UNIT)).map_err(|_| FsError::Invalid)?;
+        let units = units.min(self.shared.in_flight_units);
+        let permits = self.shared.in_flight.clone().acquire_many_owned(units);
+        let mut permit = permits.await.map_err(|_| FsError::Unavailable)?;
+        let mut request = request;
+        for _ in 0..PUT_TRIES {
+            let (reply, outcome) = oneshot::channel();
+            self.enqueue(PutJob { request, reply, permit })?;
+            match outcome.await {
+                Ok(PutOutcome::Done(result)) => {
+                    if result.is_ok() {
+                        self.shared.counters.puts.add(1);
+                        self.shared.counters.put_bytes.add(length as u64);
+                    }
+                    return result;
+                }
+                Ok(PutOutcome::NoVolume(again, held)) => (request, permit) = (again, held),
+                Err(_) => return Err(FsError::Unavailable),
+            }
+            // In a task of its own: a caller that goes away must not leave a half made volume.
+            let shared = self.shared.clone();
+            detached(async move { shared.make_spare().await }).await?;
+        }
+        Err(FsError::Io)
+    }
+
+    fn enqueue(&self, job: PutJob) -> FsResult<()> {
+        let queue = self.queue.lock();
+        let queue = queue.as_ref().ok_or(FsError::Unavailable)?;
+        queue.send(job).map_err(|_| FsError::Unavailable)
+    }
+
+    /// Reads whole pieces of a block.
+    pub async fn get(&self, request: GetRequest) -> FsResult<GetReply> {
+        let volume = self.shared.volume(request.block.volume).ok_or(FsError::NotFound)?;
+        let span = volume.locate(request.block, request.offset, request.length)?;
+        let payload = self.shared.read(&volume, &span).await?;
+        if !volume.is_live(request.block) {
+            // Deleted while it was read: the bytes may be those of the hole.
+            return Err(FsError::NotFound);
+        }
+        self.shared.counters.gets.add(1);
+        self.shared.counters.get_bytes.add(span.length as u64);
+        Ok(GetReply { offset: span.offset, checksums: span.checksums, payload })
+    }
+
+    /// Deletes blocks; durable on return. Unknown ones are no error.
+    pub async fn delete(&self, blocks: Vec<BlockRef>) -> FsResult<()> {
+        let mut by_volume: HashMap<VolumeId, Vec<BlockRef>> = HashMap::new();
+        for block in blocks {
+            by_volume.entry(block.volume).or_default().push(block);
+        }
+        for (id, blocks) in by_volume {
+            let Some(volume) = self.shared.volume(id) else { continue };
+            self.shared
+                .on_disk(move || volume.delete(&blocks).map_err(|error| failure(id, &error)))
+                .await??;
+        }
+        Ok(())
+    }
+
+    /// State and counters.
+    pub async fn stat(&self) -> FsResult<DataStat> {
+        let disk = self.shared.disk.clone();
+        let space = self.shared.on_disk(move || disk.space()).await?.map_err(|error| {
+            error!("cannot tell the free space: {error}");
+            FsError::Io
+        })?;
+        let counters = &self.shared.counters;
+        let volumes = self.shared.volumes.read().values().map(|volume| volume.stat()).collect();
+        Ok(DataStat {
+            node: self.shared.owner.node,
+            capacity: space.capacity,
+            available: space.available.saturating_sub(self.shared.limits.reserve),
+            puts: counters.puts.get(),
+            gets: counters.gets.get(),
+            put_bytes: counters.put_bytes.get(),
+            get_bytes: counters.get_bytes.get(),
+            syncs: counters.syncs.get(),
+            volumes,
+        })
+    }
+
+    /// Blocks of a volume with a sequence above `after`, in order.
+    pub fn list(&self, volume: VolumeId, after: u32) -> FsResult<Vec<BlockStat>> {
+        Ok(self.shared.volume(volume).ok_or(FsError::NotFound)?.list(after, LIST_MAX))
+    }
+
+    /// Takes no more puts, makes durable what was taken, and ends the open volumes in order.
+    pub async fn stop(&self) -> FsResult<()> {
+        self.queue.lock().take();
+        let threads = std::mem::take(&mut *self.lanes.lock());
+        let volumes: Vec<_> = self.shared.volumes.read().values().cloned().collect();
+        // Who makes a volume finishes first.
+        let _making = self.shared.making.lock().await;
+        blocking(move || {
+            let failed = threads.into_iter().filter_map(|thread| thread.join().err()).count();
+            let mut result = if failed == 0 { Ok(()) } else { Err(FsError::Io) };
+            for volume in volumes {
+                if let Err(error) = volume.stop() {
+                    result = Err(failure(volume.id(), &error));
+                }
+            }
+            result
+        })
+        .await?
+    }
+}
+
+impl Shared {
+    fn volume(&self, id: VolumeId) -> Option<Arc<Volume>> {
+        self.volumes.read().get(&id).cloned()
+    }
+
+    async fn read(&self, volume: &Arc<Volume>, span: &Span) -> FsResult<Payload> {
+        let mut buffer = self.buffers.take(span.length);
+        if span.length <= INLINE_READ && volume.read_cached(span, &mut buffer.unfilled()[..span.length]) {
+            buffer.advance(span.length);
+            return Ok(Payload::from(buffer.freeze()));
+        }
+        let (volume, span) = (volume.clone(), span.clone());
+        let read = move || {
+            volume.read(&span, &mut buffer.unfilled()[..span.length])?;
+            buffer.advance(span.length);
+            Ok(buffer.freeze())
+        };
+        Ok(Payload::from(self.on_disk(read).await??))
+    }
+
+    /// Runs `work` on a blocking thread, of which there is a bounded number.
+    async fn on_disk<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> FsResult<R> {
+        let _permit = self.blocking.acquire().await.map_err(|_| FsError::Unavailable)?;
+        blocking(work).await
+    }
+
+    /// Makes a spare volume unless there is one.
+    async fn make_spare(&self) -> FsResult<()> {
+        let _making = self.making.lock().await;
+        if self.lanes.open.lock().spare.is_some() {
+            return Ok(());
+        }
+        let id = self.ids.allocate().await?;
+        let (disk, owner, limits) = (self.disk.clone(), self.owner, self.limits);
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let create = move || Volume::create(disk, owner, id, created, rand::random(), limits);
+        let volume = Arc::new(self.on_disk(create).await?.map_err(|error| failure(id, &error))?);
+        self.volumes.write().insert(id, volume.clone());
+        self.lanes.open.lock().spare = Some(volume);
+        Ok(())
+    }
+}
+
+/// The answer to a failed disk access; the log says what failed.
+fn failure(id: VolumeId, error: &io::Error) -> FsError {
+    if is_full(error) {
+        return FsError::NoSpace;
+    }
+    error!("volume {id}: {error}");
+    FsError::Io
+}
+
+async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> FsResult<R> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        error!("disk task failed: {error}");
+        FsError::Io
+    })
+}
+
+fn check_put(request: &PutRequest) -> FsResult<()> {
+    let length = request.payload.len();
+    let pieces = length.div_ceil(PIECE);
+    if length == 0
+        || length > FRAME_PAYLOAD_MAX
+        || request.summary_len as usize > length
+        || request.checksums.len() != pieces
+    {
+        return Err(FsError::Invalid);
+    }
+    // Bytes that were changed on the way here must not become durable.
+    if piece_checksums(request.payload.segments()) != request.checksums {
+        return Err(FsError::Corrupt);
+    }
+    Ok(())
+}
+
+struct Opened {
+    volumes: BTreeMap<VolumeId, Arc<Volume>>,
+    open: OpenVolumes,
+    to_seal: Vec<Arc<Volume>>,
+    unclean: bool,
+}
+
+fn open_volumes(disk: &Arc<dyn Disk>, owner: Owner, limits: Limits) -> Result<Opened, DataError> {
+    durable::remove_temporaries(&**disk)?;
+    let mut ids: Vec<VolumeId> = disk.list()?.iter().filter_map(|name| parse_volume_name(name)).collect();
+    ids.sort_unstable();
+    let mut opened = Opened {
+        volumes: BTreeMap::new(),
+        open: OpenVolumes::default(),
+        to_seal: Vec::new(),
+        unclean: false,
+    };
+    let mut growing = Vec::new();
+    // Without a volume that ended in order nothing says that the daemon did.
+    let mut clean = false;
+    for id in ids {
+        let (volume, condition) = match Volume::open(disk.clone(), owner, id, limits) {
+            Ok((volume, condition)) => (Arc::new(volume), condition),
+            Err(error) => {
+                // The others are served all the same.
+                error!("volume {id} cannot be opened and is left alone: {error}");
+                continue;
+            }
+        };
+        match condition {
+            Condition::Sealed => {}
+            Condition::Unsealed => opened.to_seal.push(volume.clone()),
+            Condition::Open => {
+                clean = true;
+                growing.push(volume.clone());
+            }
+            Condition::Recovered => {
+                opened.unclean = true;
+                growing.push(volume.clone());
+            }
+        }
+        opened.volumes.insert(id, volume);
+    }
+    opened.unclean |= !clean;
+    choose_open(growing, &mut opened);
+    if opened.unclean && !opened.volumes.is_empty() {
+        info!("recovered {} volumes after an unclean stop", opened.volumes.len());
+    }
+    Ok(opened)
+}
+
+/// The fullest growing volume goes on, the next is the spare; there are more only after crashes.
+fn choose_open(mut growing: Vec<Arc<Volume>>, opened: &mut Opened) {
+    growing.sort_by_key(|volume| volume.stat().bytes);
+    opened.open.current = growing.pop();
+    opened.open.spare = growing.pop();
+    opened.to_seal.append(&mut growing);
+}
+
+/// Seals and prepares, one chore at a time, until the store is gone.
+async fn do_chores(shared: Weak<Shared>, mut inbox: mpsc::UnboundedReceiver<Chore>) {
+    while let Some(chore) = inbox.recv().await {
+        let Some(shared) = shared.upgrade() else { return };
+        match chore {
+            Chore::Seal(volume) => {
+                let id = volume.id();
+                match shared.on_disk(move || volume.seal()).await {
+                    Ok(Ok(())) => {}
+                    // It takes no blocks and is read by the index in memory; the next start tries again.
+                    Ok(Err(error)) => warn!("volume {id} cannot be sealed yet: {error}"),
+                    Err(_) => {}
+                }
+            }
+            Chore::PrepareSpare => {
+                if let Err(error) = shared.make_spare().await {
+                    // The put that needs one asks again.
+                    info!("no spare volume yet: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// After an unclean stop: gives back the space of deleted blocks whose holes were lost.
+async fn punch_dead(shared: Weak<Shared>) {
+    let volumes: Vec<_> = match shared.upgrade() {
+        Some(shared) => shared.volumes.read().values().cloned().collect(),
+        None => return,
+    };
+    for volume in volumes {
+        let Some(shared) = shared.upgrade() else { return };
+        let _ = shared.on_disk(move || volume.punch_dead()).await;
+    }
+}

@@ -1,0 +1,455 @@
+//! One volume: an append-only file of blocks, its index and its tombstones.
+//!
+//! A block exists, for everyone who asks, from the moment its record and all before it are durable.
+
+pub mod format;
+pub mod index;
+pub mod recover;
+pub mod segment;
+pub mod tombstone;
+
+use crate::disk::{Disk, DiskFile, read_exact_at};
+use crate::durable;
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{BlockRef, ClusterId, NodeId, VolumeId};
+use cairn_common::limits::PIECE;
+use cairn_common::proto::data::{BlockStat, VolumeStat};
+use format::{FIRST_RECORD, FormatError, PAGE, Record, RecordKind, Superblock};
+use index::{Entry, Index, MappedIndex, MemoryIndex};
+use parking_lot::{Mutex, RwLock};
+use segment::{Limits, Publish, Segment};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tombstone::{DeadSet, Tombstone, TombstoneLog};
+use tracing::{error, warn};
+
+/// Why a volume could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("superblock: {0}")]
+    Superblock(#[from] FormatError),
+    #[error("belongs to another cluster, node or volume")]
+    Foreign,
+}
+
+/// Whose volumes these are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+}
+
+/// One volume.
+pub struct Volume {
+    id: VolumeId,
+    nonce: u64,
+    disk: Arc<dyn Disk>,
+    file: Arc<dyn DiskFile>,
+    segment: Segment,
+    /// What readers see. Locked for moments only, never over I/O.
+    visible: RwLock<Visible>,
+    /// The right to delete; held over I/O, by I/O threads only. Before `visible` in the lock order.
+    tombstones: Mutex<TombstoneLog>,
+    /// The file takes nothing more: it has its end mark, or it is damaged.
+    read_only: bool,
+    /// Holes were punched that no sync has covered.
+    punched: AtomicBool,
+}
+
+struct Visible {
+    index: Index,
+    dead: DeadSet,
+    live_bytes: u64,
+    deleted: u64,
+    /// Where the durable part of the file ends.
+    end: u64,
+    /// The index is a durable file: nothing will be added.
+    sealed: bool,
+}
+
+/// Where in the file a read finds its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Offset in the file.
+    pub at: u64,
+    /// Offset in the block.
+    pub offset: u32,
+    pub length: usize,
+    /// One per piece.
+    pub checksums: Vec<u32>,
+}
+
+/// How a volume was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Sealed, with its index.
+    Sealed,
+    /// Takes blocks; was closed in order.
+    Open,
+    /// Takes blocks; what was torn has been cut off.
+    Recovered,
+    /// Takes no more blocks and is to be sealed.
+    Unsealed,
+}
+
+/// Name of the volume's file.
+#[must_use]
+pub fn volume_name(id: VolumeId) -> String {
+    format!("vol-{:08x}.cv", id.0)
+}
+
+/// The id in the name of a volume's file.
+#[must_use]
+pub fn parse_volume_name(name: &str) -> Option<VolumeId> {
+    let id = VolumeId(u32::from_str_radix(name.strip_prefix("vol-")?.strip_suffix(".cv")?, 16).ok()?);
+    (volume_name(id) == name).then_some(id)
+}
+
+fn index_name(id: VolumeId) -> String {
+    format!("vol-{:08x}.ci", id.0)
+}
+
+fn tombstone_name(id: VolumeId) -> String {
+    format!("vol-{:08x}.cd", id.0)
+}
+
+impl Volume {
+    /// Makes a new volume, durable on return.
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        owner: Owner,
+        id: VolumeId,
+        created: u64,
+        nonce: u64,
+        limits: Limits,
+    ) -> io::Result<Volume> {
+        let Owner { cluster, node } = owner;
+        let superblock = Superblock { cluster, node, volume: id, created, nonce };
+        match disk.open(&volume_name(id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+            Err(error) => return Err(error),
+        }
+        durable::replace(&*disk, &volume_name(id), &[&superblock.encode()])?;
+        let file = disk.open(&volume_name(id))?;
+        let segment = Segment::new(file.clone(), nonce, FIRST_RECORD, 1, limits);
+        let visible = Visible::new(Index::Memory(MemoryIndex::default()), FIRST_RECORD, false);
+        let tombstones = TombstoneLog::new(tombstone_name(id), id, nonce);
+        Ok(Volume {
+            id,
+            nonce,
+            disk,
+            file,
+            segment,
+            visible: RwLock::new(visible),
+            tombstones: Mutex::new(tombstones),
+            read_only: false,
+            punched: AtomicBool::new(false),
+        })
+    }
+
+    /// Opens a volume: by its index if it is sealed, else by reading its headers.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        owner: Owner,
+        id: VolumeId,
+        limits: Limits,
+    ) -> Result<(Volume, Condition), VolumeError> {
+        let file = disk.open(&volume_name(id))?;
+        let nonce = read_superblock(&*file, owner, id)?.nonce;
+        let (tombstones, dead) = TombstoneLog::open(&*disk, tombstone_name(id), id, nonce)?;
+        let (segment, mut visible, condition) = match open_index(&*disk, id, nonce)? {
+            Some(index) => {
+                let end = index.end();
+                let segment = Segment::new(file.clone(), nonce, end, u32::MAX, limits);
+                (segment, Visible::new(Index::Mapped(index), end, true), Condition::Sealed)
+            }
+            None => recover(&file, id, nonce, &dead, limits)?,
+        };
+        let read_only = matches!(condition, Condition::Sealed | Condition::Unsealed);
+        if read_only {
+            segment.close();
+        }
+        for (sequence, cookie) in dead {
+            visible.bury(sequence, cookie);
+        }
+        let volume = Volume {
+            id,
+            nonce,
+            disk,
+            file,
+            segment,
+            visible: RwLock::new(visible),
+            tombstones: Mutex::new(tombstones),
+            read_only,
+            punched: AtomicBool::new(false),
+        };
+        Ok((volume, condition))
+    }
+
+    /// The volume's id.
+    pub fn id(&self) -> VolumeId {
+        self.id
+    }
+
+    /// The growing end.
+    pub fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
+    /// Where to read `length` bytes at `offset` of a block, widened to whole pieces.
+    pub fn locate(&self, block: BlockRef, offset: u32, length: u32) -> FsResult<Span> {
+        let visible = self.visible.read();
+        let entry = visible.live(block).ok_or(FsError::NotFound)?;
+        let size = entry.payload_len as usize;
+        let from = offset as usize;
+        if length == 0 || from >= size {
+            return Err(FsError::Invalid);
+        }
+        let first = from / PIECE;
+        let end = (from + length as usize).min(size).next_multiple_of(PIECE).min(size);
+        let count = end.div_ceil(PIECE) - first;
+        let start = first * PIECE;
+        Ok(Span {
+            at: entry.offset() + start as u64,
+            offset: u32::try_from(start).expect("not above the offset asked for"),
+            length: end - start,
+            checksums: visible.index.checksums(&entry, first, count),
+        })
+    }
+
+    /// Fills `buffer` with the bytes of a span if that needs no disk access.
+    pub fn read_cached(&self, span: &Span, buffer: &mut [u8]) -> bool {
+        self.file.read_cached(buffer, span.at) == Some(span.length)
+    }
+
+    /// Fills `buffer` with the bytes of a span.
+    pub fn read(&self, span: &Span, buffer: &mut [u8]) -> FsResult<()> {
+        if span.length > 2 * PIECE {
+            self.file.will_need(span.at, span.length as u64);
+        }
+        read_exact_at(&*self.file, buffer, span.at).map_err(|error| {
+            error!("volume {}: read at {}: {error}", self.id, span.at);
+            FsError::Io
+        })
+    }
+
+    /// True if the block is there and not deleted.
+    pub fn is_live(&self, block: BlockRef) -> bool {
+        self.visible.read().live(block).is_some()
+    }
+
+    /// Deletes blocks: first the tombstones are made durable, then nobody sees the blocks any more, then
+    /// their space is given back. A crash in between leaves a deleted block's bytes, which
+    /// [`Volume::punch_dead`] finds; it never leaves a hole in a block that counts as live.
+    pub fn delete(&self, blocks: &[BlockRef]) -> io::Result<()> {
+        let mut log = self.tombstones.lock();
+        let mut doomed: Vec<Entry> = {
+            let visible = self.visible.read();
+            blocks.iter().filter_map(|block| visible.live(*block)).collect()
+        };
+        doomed.sort_unstable_by_key(|entry| entry.sequence);
+        doomed.dedup_by_key(|entry| entry.sequence);
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        let new: Vec<Tombstone> = doomed.iter().map(|e| (e.sequence, e.cookie)).collect();
+        log.append(&*self.disk, || self.visible.read().tombstones(), &new)?;
+        {
+            let mut visible = self.visible.write();
+            new.iter().for_each(|(sequence, cookie)| visible.bury(*sequence, *cookie));
+        }
+        doomed.iter().for_each(|entry| self.punch(entry));
+        Ok(())
+    }
+
+    /// Gives back the space of all deleted blocks again: after a crash some holes may be missing.
+    pub fn punch_dead(&self) {
+        let _deleting = self.tombstones.lock();
+        let dead = self.visible.read().dead_entries();
+        dead.iter().for_each(|entry| self.punch(entry));
+    }
+
+    fn punch(&self, entry: &Entry) {
+        let length = (entry.payload_len as usize).next_multiple_of(PAGE) as u64;
+        self.punched.store(true, Ordering::Relaxed);
+        if let Err(error) = self.file.punch(entry.offset(), length) {
+            // The block is deleted all the same; its space comes back when the volume is vacuumed.
+            warn!("volume {}: cannot give back the space of block {}: {error}", self.id, entry.sequence);
+        }
+    }
+
+    /// Makes the index durable beside a volume that takes no more blocks, and reads by it from now on.
+    pub fn seal(&self) -> io::Result<()> {
+        self.segment.close();
+        self.segment.settle(self);
+        if self.visible.read().sealed {
+            return Ok(());
+        }
+        if !self.read_only && !self.segment.has_failed() {
+            // Says in the volume itself that it ends here, should the index be lost. If it can't be
+            // written the index alone says so.
+            match self.segment.finish(RecordKind::Seal) {
+                Ok(end) => self.visible.write().end = end,
+                Err(error) => warn!("volume {}: cannot mark its end: {error}", self.id),
+            }
+        }
+        let (header, body) = {
+            let visible = self.visible.read();
+            match &visible.index {
+                Index::Memory(index) => index.encode(self.id, self.nonce, visible.end),
+                Index::Mapped(_) => return Ok(()),
+            }
+        };
+        durable::replace(&*self.disk, &index_name(self.id), &[&header, &body])?;
+        let index = open_index(&*self.disk, self.id, self.nonce)?
+            .ok_or_else(|| io::Error::other("index is unreadable just after it was written"))?;
+        let mut visible = self.visible.write();
+        visible.index = Index::Mapped(index);
+        visible.sealed = true;
+        Ok(())
+    }
+
+    /// Ends in order: the next start need not verify anything.
+    pub fn stop(&self) -> io::Result<()> {
+        self.segment.settle(self);
+        if !self.segment.is_closed() && !self.segment.has_failed() {
+            self.visible.write().end = self.segment.finish(RecordKind::Stop)?;
+        } else if self.punched.load(Ordering::Relaxed) {
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// State, as reported.
+    pub fn stat(&self) -> VolumeStat {
+        let visible = self.visible.read();
+        VolumeStat {
+            volume: self.id,
+            sealed: visible.sealed,
+            bytes: visible.end,
+            blocks: visible.index.len() as u64 - visible.deleted,
+            live_bytes: visible.live_bytes,
+            deleted: visible.deleted,
+        }
+    }
+
+    /// Blocks with a sequence above `after`, at most `limit`, in order.
+    pub fn list(&self, after: u32, limit: usize) -> Vec<BlockStat> {
+        let visible = self.visible.read();
+        let stat = |entry: Entry| BlockStat {
+            block: BlockRef { volume: self.id, sequence: entry.sequence, cookie: entry.cookie },
+            session: entry.session,
+            length: entry.payload_len,
+            summary_len: entry.summary_len,
+            deleted: visible.dead.contains(entry.sequence),
+        };
+        visible.index.after(after, limit).into_iter().map(stat).collect()
+    }
+}
+
+impl Publish for Volume {
+    fn publish(&self, blocks: &[(u64, Record)], end: u64) {
+        let mut visible = self.visible.write();
+        visible.end = end;
+        for (offset, record) in blocks {
+            visible.live_bytes += u64::from(record.payload_len);
+            match &mut visible.index {
+                Index::Memory(index) => index.push(record, *offset),
+                Index::Mapped(_) => unreachable!("a sealed volume takes no blocks"),
+            }
+        }
+    }
+}
+
+impl Visible {
+    fn new(index: Index, end: u64, sealed: bool) -> Visible {
+        let live_bytes = (0..index.len()).map(|i| u64::from(index.at(i).payload_len)).sum();
+        Visible { index, dead: DeadSet::default(), live_bytes, deleted: 0, end, sealed }
+    }
+
+    fn live(&self, block: BlockRef) -> Option<Entry> {
+        let entry = self.index.get(block.sequence)?;
+        (entry.cookie == block.cookie && !self.dead.contains(block.sequence)).then_some(entry)
+    }
+
+    /// Counts a block as deleted, if it is the one that the tombstone means.
+    fn bury(&mut self, sequence: u32, cookie: u32) {
+        if let Some(entry) = self.index.get(sequence).filter(|e| e.cookie == cookie)
+            && self.dead.insert(sequence)
+        {
+            self.live_bytes -= u64::from(entry.payload_len);
+            self.deleted += 1;
+        }
+    }
+
+    fn dead_entries(&self) -> Vec<Entry> {
+        if self.deleted == 0 {
+            return Vec::new();
+        }
+        (0..self.index.len()).map(|i| self.index.at(i)).filter(|e| self.dead.contains(e.sequence)).collect()
+    }
+
+    fn tombstones(&self) -> Vec<Tombstone> {
+        self.dead_entries().iter().map(|e| (e.sequence, e.cookie)).collect()
+    }
+}
+
+fn read_superblock(file: &dyn DiskFile, owner: Owner, id: VolumeId) -> Result<Superblock, VolumeError> {
+    let mut page = [0; PAGE];
+    read_exact_at(file, &mut page, 0)?;
+    let superblock = Superblock::decode(&page)?;
+    let Owner { cluster, node } = owner;
+    if (superblock.cluster, superblock.node, superblock.volume) != (cluster, node, id) {
+        return Err(VolumeError::Foreign);
+    }
+    Ok(superblock)
+}
+
+/// The index file, if there is a good one. A bad one is as good as none: the volume has it all.
+fn open_index(disk: &dyn Disk, id: VolumeId, nonce: u64) -> io::Result<Option<MappedIndex>> {
+    let bytes = match disk.map(&index_name(id)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match MappedIndex::open(bytes, id, nonce) {
+        Ok(index) => Ok(Some(index)),
+        Err(error) => {
+            warn!("{}: {error}; it will be made again from the volume", index_name(id));
+            Ok(None)
+        }
+    }
+}
+
+fn recover(
+    file: &Arc<dyn DiskFile>,
+    id: VolumeId,
+    nonce: u64,
+    dead: &[Tombstone],
+    limits: Limits,
+) -> io::Result<(Segment, Visible, Condition)> {
+    let mut dead = dead.to_vec();
+    dead.sort_unstable();
+    let is_dead = |record: &Record| dead.binary_search(&(record.sequence, record.cookie)).is_ok();
+    let scan = recover::scan(&**file, nonce, is_dead)?;
+    let condition = if scan.damaged {
+        error!("volume {id}: damaged headers; blocks in between are lost here, it takes no more");
+        Condition::Unsealed
+    } else if scan.sealed {
+        Condition::Unsealed
+    } else {
+        if file.len()? != scan.end {
+            // What was cut must not be met behind a new record.
+            file.truncate(scan.end)?;
+        }
+        if scan.clean { Condition::Open } else { Condition::Recovered }
+    };
+    // After a crash of the process alone, what was found may still be in memory only.
+    file.sync_data()?;
+    let segment = Segment::new(file.clone(), nonce, scan.end, scan.next_sequence, limits);
+    Ok((segment, Visible::new(Index::Memory(scan.index), scan.end, false), condition))
+}

@@ -1,0 +1,481 @@
+//! A disk in memory that fails as real ones do: for tests.
+//!
+//! - What was not synced is lost at a power failure, or kept, 512-byte sector by sector, as a seed says;
+//!   so writes tear, and a later write may survive an earlier one.
+//! - Names are durable only after `sync_dir`; without it some prefix of the changes survives.
+//! - The n-th call of a kind can be made to fail, and the power can go at the n-th change.
+
+use super::{Disk, DiskFile, Mapping, Space};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+/// What a disk keeps whole or loses.
+const SECTOR: usize = 512;
+
+/// The calls that can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Read,
+    Write,
+    Sync,
+    Allocate,
+    Punch,
+    /// Creations, renames, removals and syncs of the directory.
+    Name,
+}
+
+/// A directory in memory. Clones see the same directory.
+#[derive(Clone, Default)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+}
+
+struct SimFile {
+    id: u64,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Clone)]
+struct State {
+    files: HashMap<u64, FileState>,
+    next_id: u64,
+    names: BTreeMap<String, u64>,
+    durable_names: BTreeMap<String, u64>,
+    unsynced_names: Vec<NameChange>,
+    faults: Vec<Fault>,
+    changes: u64,
+    power_off_at: Option<u64>,
+    off: bool,
+    available: u64,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            files: HashMap::new(),
+            next_id: 0,
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            unsynced_names: Vec::new(),
+            faults: Vec::new(),
+            changes: 0,
+            power_off_at: None,
+            off: false,
+            available: u64::MAX / 2,
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct FileState {
+    content: Vec<u8>,
+    durable: Vec<u8>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone)]
+enum Change {
+    Write { offset: usize, data: Vec<u8> },
+    Truncate(usize),
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Set(String, u64),
+    Rename(String, String),
+    Remove(String),
+}
+
+#[derive(Clone)]
+struct Fault {
+    call: Call,
+    countdown: u64,
+    repeat: bool,
+    error: io::ErrorKind,
+}
+
+impl SimDisk {
+    /// An empty directory.
+    #[must_use]
+    pub fn new() -> SimDisk {
+        SimDisk::default()
+    }
+
+    /// Lets `count` calls of this kind pass, then fails one with `error`.
+    pub fn fail_once(&self, call: Call, count: u64, error: io::ErrorKind) {
+        self.state.lock().faults.push(Fault { call, countdown: count, repeat: false, error });
+    }
+
+    /// Lets `count` calls of this kind pass, then fails all with `error`.
+    pub fn fail_always(&self, call: Call, count: u64, error: io::ErrorKind) {
+        self.state.lock().faults.push(Fault { call, countdown: count, repeat: true, error });
+    }
+
+    /// Ends all failures asked for.
+    pub fn heal(&self) {
+        self.state.lock().faults.clear();
+    }
+
+    /// What [`Disk::space`] says from now on.
+    pub fn set_available(&self, bytes: u64) {
+        self.state.lock().available = bytes;
+    }
+
+    /// The power goes after `count` more changes (writes, syncs, names); the next one happens in part.
+    pub fn power_off_after(&self, count: u64) {
+        let mut state = self.state.lock();
+        state.power_off_at = Some(state.changes + count);
+    }
+
+    /// True if the power has gone.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.state.lock().off
+    }
+
+    /// The directory as found after a power failure now: what `seed` makes of the un-synced changes.
+    #[must_use]
+    pub fn power_cycle(&self, seed: u64) -> SimDisk {
+        let state = self.state.lock();
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut after = State { next_id: state.next_id, ..State::default() };
+        after.names = state.surviving_names(&mut rng);
+        let keep = [0.0, 0.5, 0.9, 1.0][rng.random_range(0..4)];
+        for id in after.names.values() {
+            let content = state.files[id].surviving(keep, &mut rng);
+            let file = FileState { durable: content.clone(), content, unsynced: Vec::new() };
+            after.files.insert(*id, file);
+        }
+        after.durable_names = after.names.clone();
+        SimDisk { state: Arc::new(Mutex::new(after)) }
+    }
+
+    /// The directory as the next process finds it when this one is killed: all that was written is
+    /// there, and what was not synced still is not. Whoever still holds this disk can do nothing more.
+    #[must_use]
+    pub fn kill(&self) -> SimDisk {
+        let mut state = self.state.lock();
+        state.off = true;
+        let after = State { off: false, power_off_at: None, faults: Vec::new(), ..state.clone() };
+        SimDisk { state: Arc::new(Mutex::new(after)) }
+    }
+
+    /// Changes stored bytes behind everyone's back, as a disk that rots.
+    pub fn corrupt(&self, name: &str, offset: usize, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        let Some(id) = state.names.get(name).copied() else { return };
+        let Some(file) = state.files.get_mut(&id) else { return };
+        write_into(&mut file.content, offset, bytes);
+        write_into(&mut file.durable, offset, bytes);
+    }
+
+    fn file(&self, id: u64) -> Arc<dyn DiskFile> {
+        Arc::new(SimFile { id, state: self.state.clone() })
+    }
+}
+
+impl State {
+    /// Fails if a fault says so, or the power is off.
+    fn check(&mut self, call: Call) -> io::Result<()> {
+        if self.off {
+            return Err(io::Error::other("power is off"));
+        }
+        let mut failed = None;
+        for fault in self.faults.iter_mut().filter(|f| f.call == call) {
+            if fault.countdown == 0 {
+                failed = failed.or(Some(fault.error));
+                if !fault.repeat {
+                    fault.countdown = u64::MAX;
+                }
+            } else {
+                fault.countdown = fault.countdown.saturating_sub(1);
+            }
+        }
+        failed.map_or(Ok(()), |kind| Err(kind.into()))
+    }
+
+    /// Counts a change; when the power is due, it goes *during* this one.
+    fn count_change(&mut self) {
+        if self.power_off_at.is_some_and(|at| self.changes >= at) {
+            self.off = true;
+        }
+        self.changes += 1;
+    }
+
+    /// The result of a change: an error if the power went while it was made.
+    fn outcome(&self) -> io::Result<()> {
+        if self.off { Err(io::Error::other("power went off")) } else { Ok(()) }
+    }
+
+    fn change_name(&mut self, change: NameChange) -> io::Result<()> {
+        self.check(Call::Name)?;
+        self.count_change();
+        change.apply(&mut self.names);
+        self.unsynced_names.push(change);
+        self.outcome()
+    }
+
+    fn surviving_names(&self, rng: &mut StdRng) -> BTreeMap<String, u64> {
+        let mut names = self.durable_names.clone();
+        let count = rng.random_range(0..=self.unsynced_names.len());
+        for change in &self.unsynced_names[..count] {
+            change.apply(&mut names);
+        }
+        names
+    }
+
+    fn lookup(&self, name: &str) -> io::Result<u64> {
+        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn file(&mut self, id: u64) -> &mut FileState {
+        self.files.entry(id).or_default()
+    }
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut BTreeMap<String, u64>) {
+        match self {
+            NameChange::Set(name, id) => {
+                names.insert(name.clone(), *id);
+            }
+            NameChange::Rename(from, to) => {
+                if let Some(id) = names.remove(from) {
+                    names.insert(to.clone(), id);
+                }
+            }
+            NameChange::Remove(name) => {
+                names.remove(name);
+            }
+        }
+    }
+}
+
+impl FileState {
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.content, |_| true);
+        self.unsynced.push(change);
+    }
+
+    fn surviving(&self, keep: f64, rng: &mut StdRng) -> Vec<u8> {
+        let mut content = self.durable.clone();
+        for change in &self.unsynced {
+            match change {
+                Change::Write { .. } => change.apply(&mut content, |_| rng.random_bool(keep)),
+                Change::Truncate(_) if rng.random_bool(keep) => change.apply(&mut content, |_| true),
+                Change::Truncate(_) => {}
+            }
+        }
+        content
+    }
+}
+
+impl Change {
+    /// Applies those sectors of the change that `keep` wants.
+    fn apply(&self, content: &mut Vec<u8>, mut keep: impl FnMut(usize) -> bool) {
+        match self {
+            Change::Truncate(len) => content.resize(*len, 0),
+            Change::Write { offset, data } => {
+                let mut at = 0;
+                while at < data.len() {
+                    let sector = (offset + at) / SECTOR;
+                    let end = ((sector + 1) * SECTOR - offset).min(data.len());
+                    if keep(sector) {
+                        write_into(content, offset + at, &data[at..end]);
+                    }
+                    at = end;
+                }
+            }
+        }
+    }
+}
+
+fn write_into(content: &mut Vec<u8>, offset: usize, data: &[u8]) {
+    let end = offset + data.len();
+    if content.len() < end {
+        content.resize(end, 0);
+    }
+    content[offset..end].copy_from_slice(data);
+}
+
+fn to_index(offset: u64) -> usize {
+    usize::try_from(offset).expect("test files fit in memory")
+}
+
+impl Disk for SimDisk {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.state.lock();
+        if state.lookup(name).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        state.file(id);
+        state.change_name(NameChange::Set(name.to_owned(), id))?;
+        Ok(self.file(id))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.state.lock();
+        state.check(Call::Read)?;
+        let id = state.lookup(name)?;
+        Ok(self.file(id))
+    }
+
+    fn map(&self, name: &str) -> io::Result<Mapping> {
+        let mut state = self.state.lock();
+        state.check(Call::Read)?;
+        let id = state.lookup(name)?;
+        Ok(Box::new(state.file(id).content.clone()))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.lookup(from)?;
+        state.change_name(NameChange::Rename(from.to_owned(), to.to_owned()))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.lookup(name)?;
+        state.change_name(NameChange::Remove(name.to_owned()))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.check(Call::Name)?;
+        state.count_change();
+        state.outcome()?;
+        state.durable_names = state.names.clone();
+        state.unsynced_names.clear();
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut state = self.state.lock();
+        state.check(Call::Read)?;
+        Ok(state.names.keys().cloned().collect())
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let mut state = self.state.lock();
+        state.check(Call::Read)?;
+        Ok(Space { capacity: u64::MAX / 2, available: state.available })
+    }
+}
+
+impl DiskFile for SimFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut state = self.state.lock();
+        state.check(Call::Read)?;
+        let content = &state.file(self.id).content;
+        let from = to_index(offset).min(content.len());
+        let count = buf.len().min(content.len() - from);
+        buf[..count].copy_from_slice(&content[from..from + count]);
+        Ok(count)
+    }
+
+    fn read_cached(&self, _buf: &mut [u8], _offset: u64) -> Option<usize> {
+        None
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let mut state = self.state.lock();
+        state.check(Call::Write)?;
+        state.count_change();
+        let data: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
+        let count = data.len();
+        state.file(self.id).change(Change::Write { offset: to_index(offset), data });
+        state.outcome()?;
+        Ok(count)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.check(Call::Sync).inspect_err(|_| {
+            // As Linux does: the pages are marked clean though they never reached the disk.
+            state.file(self.id).unsynced.clear();
+        })?;
+        state.count_change();
+        state.outcome()?;
+        let file = state.file(self.id);
+        for change in std::mem::take(&mut file.unsynced) {
+            change.apply(&mut file.durable, |_| true);
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.check(Call::Allocate)?;
+        state.count_change();
+        let file = state.file(self.id);
+        if file.content.len() < to_index(offset + len) {
+            file.change(Change::Truncate(to_index(offset + len)));
+        }
+        state.outcome()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.check(Call::Punch)?;
+        state.count_change();
+        let file = state.file(self.id);
+        let from = to_index(offset).min(file.content.len());
+        let to = to_index(offset + len).min(file.content.len());
+        file.change(Change::Write { offset: from, data: vec![0; to - from] });
+        state.outcome()
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.check(Call::Write)?;
+        state.count_change();
+        state.file(self.id).change(Change::Truncate(to_index(len)));
+        state.outcome()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let mut state = self.state.lock();
+        state.check(Call::Read)?;
+        Ok(state.file(self.id).content.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+    use super::*;
+    use crate::disk::write_all_at;
+
+    #[test]
+    fn synced_bytes_survive_and_others_tear_by_sector() {
+        let disk = SimDisk::new();
+        let file = disk.create("f").unwrap();
+        write_all_at(&*file, &[&[1; 2048]], 0).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir().unwrap();
+        write_all_at(&*file, &[&[2; 2048]], 0).unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..64 {
+            let content = disk.power_cycle(seed).map("f").unwrap().to_vec();
+            assert!(content.chunks(SECTOR).all(|s| s.iter().all(|b| *b == s[0])));
+            seen.insert(content.iter().step_by(SECTOR).copied().collect::<Vec<_>>());
+        }
+        assert!(seen.len() > 4, "{seen:?}");
+    }
+
+    #[test]
+    fn names_need_a_sync_of_the_directory() {
+        let disk = SimDisk::new();
+        disk.create("f").unwrap();
+        let lost = (0..32).filter(|seed| disk.power_cycle(*seed).map("f").is_err()).count();
+        assert!((1..32).contains(&lost));
+        disk.sync_dir().unwrap();
+        assert!((0..32).all(|seed| disk.power_cycle(seed).map("f").is_ok()));
+    }
+}

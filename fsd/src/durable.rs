@@ -1,0 +1,145 @@
+//! Crash-safe creation and replacement of small files, spelled out once.
+//!
+//! POSIX promises nothing about a new name until its directory is synced, nor about content until the
+//! file is. After a call of [`replace`] returns, power may go: the file is there, whole. If power goes
+//! before, the old file is there, whole (or none, if there was none); never a mix.
+
+use crate::disk::{Disk, RealDisk, write_all_at};
+use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Ending of files that are being made; whoever opens a directory removes what a crash left of them.
+pub const TEMPORARY: &str = ".tmp";
+
+/// Puts a file `name` with exactly `parts` in place, durable on return.
+pub fn replace(disk: &dyn Disk, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+    let temporary = format!("{name}{TEMPORARY}");
+    match disk.remove(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(&temporary)?;
+    write_all_at(&*file, parts, 0)?;
+    // Before the rename: a name that is durable must have durable content.
+    file.sync_data()?;
+    disk.rename(&temporary, name)?;
+    disk.sync_dir()
+}
+
+/// [`replace`] for a path.
+pub fn replace_path(path: &Path, content: &[u8]) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    replace(&RealDisk::open(parent)?, name, &[content])
+}
+
+/// Removes what a crash left half made.
+pub fn remove_temporaries(disk: &dyn Disk) -> io::Result<()> {
+    for name in disk.list()?.iter().filter(|n| n.ends_with(TEMPORARY)) {
+        disk.remove(name)?;
+    }
+    Ok(())
+}
+
+/// Makes a directory and its missing parents (mode 0700), each durable in its own parent.
+pub fn create_dir_all(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_dir_all(parent)?;
+    match fs::mkdir(path, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    sync_dir(parent)
+}
+
+/// Makes creations, renames and removals inside the directory `path` durable.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    let dir = fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(fs::fsync(dir)?)
+}
+
+/// Why a directory could not be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("{0} is in use by another daemon")]
+    InUse(PathBuf),
+    #[error("cannot lock {0}: {1}")]
+    Io(PathBuf, io::Error),
+}
+
+/// The right to use a directory, held until dropped. The kernel gives it back if the process dies.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: OwnedFd,
+}
+
+impl DirLock {
+    /// Locks `dir` by a file `LOCK` in it; never waits.
+    pub fn acquire(dir: &Path) -> Result<DirLock, LockError> {
+        let failed = |errno: rustix::io::Errno| LockError::Io(dir.to_owned(), errno.into());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let file = fs::open(dir.join("LOCK"), flags, Mode::from_raw_mode(0o600)).map_err(failed)?;
+        match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(DirLock { _file: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(LockError::InUse(dir.to_owned())),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+    use super::*;
+    use crate::disk::sim::SimDisk;
+
+    #[test]
+    fn second_lock_is_refused_until_the_first_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DirLock::acquire(dir.path()).unwrap();
+        assert!(matches!(DirLock::acquire(dir.path()), Err(LockError::InUse(_))));
+        drop(first);
+        DirLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn replaces_on_a_real_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b");
+        create_dir_all(&deep).unwrap();
+        create_dir_all(&deep).unwrap();
+        replace_path(&deep.join("f"), b"one").unwrap();
+        replace_path(&deep.join("f"), b"three").unwrap();
+        assert_eq!(std::fs::read(deep.join("f")).unwrap(), b"three");
+        assert_eq!(std::fs::read_dir(&deep).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn power_loss_at_any_call_leaves_old_or_new() {
+        for seed in 0..8 {
+            let mut calls = 0;
+            loop {
+                let disk = SimDisk::new();
+                replace(&disk, "f", &[&[1; 3000]]).unwrap();
+                disk.power_off_after(calls);
+                let done = replace(&disk, "f", &[&[2; 2000], &[3; 50]]).is_ok();
+                let after = disk.power_cycle(seed);
+                let content = after.map("f").unwrap();
+                let old = content[..] == [1; 3000];
+                let new = content[..] == [[2; 2000].as_slice(), &[3; 50]].concat();
+                assert!(new || (old && !done), "seed {seed} calls {calls} done {done}");
+                if done {
+                    break;
+                }
+                calls += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Data daemons and volumes: who is where, how much room there is, and the map that mounts follow.
+//!
+//! Which nodes and volumes exist is durable state of the machine. What the nodes report is kept here
+//! and forgotten with the process: they report again within seconds.
+
+use super::apply::{Command, Reply};
+use super::gc;
+use super::machine::Machine;
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{NodeId, VolumeId};
+use cairn_common::limits::NAME_MAX;
+use cairn_common::proto::data::DataStat;
+use cairn_common::proto::meta::{
+    ClusterMap, NodeInfo, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
+};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// How often a data daemon reports, at least.
+pub const REPORT_EVERY: Duration = Duration::from_secs(2);
+/// A node that missed this many reports is not alive.
+const MISSED_REPORTS: u32 = 3;
+/// Most blocks that one report says are deleted.
+const DELETED_MAX: usize = gc::DELETE_PAGE;
+
+struct Report {
+    stat: DataStat,
+    at: Instant,
+}
+
+/// See the module.
+pub struct Cluster {
+    machine: Machine,
+    reports: Mutex<HashMap<NodeId, Report>>,
+    reported: Notify,
+    /// Counts changes of addresses and volumes; begins above that of every earlier incarnation.
+    epoch: AtomicU64,
+    started: Instant,
+}
+
+/// Bytes on all data daemons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    pub capacity: u64,
+    pub available: u64,
+}
+
+impl Cluster {
+    pub fn new(machine: Machine) -> Cluster {
+        let first = (machine.epoch().0 << 32) | 1;
+        Cluster {
+            machine,
+            reports: Mutex::default(),
+            reported: Notify::new(),
+            epoch: AtomicU64::new(first),
+            started: Instant::now(),
+        }
+    }
+
+    /// A data daemon says where it is. Nothing is logged if that is known already.
+    pub async fn register(&self, request: RegisterRequest) -> FsResult<RegisterReply> {
+        if request.address.is_empty() || request.address.len() > NAME_MAX {
+            return Err(FsError::Invalid);
+        }
+        let nodes = self.machine.read(|snapshot| snapshot.nodes())?;
+        let known = nodes.iter().find(|row| row.identity == request.identity);
+        if request.node.is_some() && request.node != known.map(|row| row.node) {
+            // Its number belongs to another directory, or was never given here.
+            return Err(FsError::WrongPeer);
+        }
+        let node = match known {
+            Some(row) if row.address == request.address => row.node,
+            _ => self.log_registration(request).await?,
+        };
+        let report_every_ms = u64::try_from(REPORT_EVERY.as_millis()).unwrap_or(u64::MAX);
+        Ok(RegisterReply { node, cluster: self.machine.cluster(), report_every_ms })
+    }
+
+    async fn log_registration(&self, request: RegisterRequest) -> FsResult<NodeId> {
+        let RegisterRequest { node, identity, address } = request;
+        tracing::info!(target: "cairn", "data daemon at {address} registered");
+        let command = Command::RegisterNode { node, identity, address };
+        let node = match self.machine.submit(command).await?.reply {
+            Reply::Node(node) => node,
+            _ => return Err(FsError::Io),
+        };
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        Ok(node)
+    }
+
+    /// Takes a report; answers what may be deleted. `Stale` for a node that is not registered.
+    pub async fn report(&self, request: ReportRequest) -> FsResult<ReportReply> {
+        let node = request.stat.node;
+        if request.deleted.len() > DELETED_MAX {
+            return Err(FsError::TooBig);
+        }
+        self.check_known(node)?;
+        let report = Report { stat: request.stat, at: Instant::now() };
+        self.reports.lock().insert(node, report);
+        self.reported.notify_waiters();
+        if !request.deleted.is_empty() {
+            self.machine.submit(Command::Deleted { node, blocks: request.deleted }).await?;
+        }
+        Ok(ReportReply { delete: gc::dead_blocks(&self.machine, node).await? })
+    }
+
+    /// A new volume on a node.
+    pub async fn create_volume(&self, node: NodeId) -> FsResult<VolumeId> {
+        self.check_known(node)?;
+        match self.machine.submit(Command::CreateVolume { node }).await?.reply {
+            Reply::Volume(volume) => {
+                self.epoch.fetch_add(1, Ordering::AcqRel);
+                Ok(volume)
+            }
+            _ => Err(FsError::Io),
+        }
+    }
+
+    fn check_known(&self, node: NodeId) -> FsResult<()> {
+        let nodes = self.machine.read(|snapshot| snapshot.nodes())?;
+        if nodes.iter().any(|row| row.node == node) { Ok(()) } else { Err(FsError::Stale) }
+    }
+
+    /// The map, if it is not the one that the caller has.
+    pub fn map_since(&self, known: u64) -> FsResult<Option<ClusterMap>> {
+        if known == self.epoch.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let mut map = self.map()?;
+        for stat in map.nodes.iter_mut().filter_map(|node| node.stat.as_mut()) {
+            // Mounts want to know the room, not each volume's state.
+            stat.volumes = Vec::new();
+        }
+        Ok(Some(map))
+    }
+
+    /// The map with everything that is known.
+    pub fn map(&self) -> FsResult<ClusterMap> {
+        // Before reading: a change in between makes the next asker read again.
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let (rows, volumes) = self.machine.read(|snapshot| Ok((snapshot.nodes()?, snapshot.volumes()?)))?;
+        let reports = self.reports.lock();
+        let node = |row: super::tables::NodeRow| {
+            let report = reports.get(&row.node);
+            NodeInfo {
+                node: row.node,
+                address: row.address,
+                alive: report.is_some_and(|report| report.at.elapsed() < REPORT_EVERY * MISSED_REPORTS),
+                stat: report.map(|report| report.stat.clone()),
+            }
+        };
+        Ok(ClusterMap { epoch, nodes: rows.into_iter().map(node).collect(), volumes })
+    }
+
+    /// Room on all data daemons, by their last reports. Soon after a start it waits for the first ones.
+    pub async fn space(&self) -> FsResult<Space> {
+        let patience = (self.started + REPORT_EVERY * 2).into();
+        loop {
+            let reported = self.reported.notified();
+            tokio::pin!(reported);
+            reported.as_mut().enable();
+            let complete = tokio::time::Instant::now() >= patience || self.all_have_reported()?;
+            if complete || tokio::time::timeout_at(patience, reported).await.is_err() {
+                return Ok(self.reported_space());
+            }
+        }
+    }
+
+    fn all_have_reported(&self) -> FsResult<bool> {
+        let nodes = self.machine.read(|snapshot| snapshot.nodes())?;
+        let reports = self.reports.lock();
+        Ok(nodes.iter().all(|row| reports.contains_key(&row.node)))
+    }
+
+    /// The same, without waiting.
+    pub fn reported_space(&self) -> Space {
+        let reports = self.reports.lock();
+        reports.values().fold(Space::default(), |sum, report| Space {
+            capacity: sum.capacity.saturating_add(report.stat.capacity),
+            available: sum.available.saturating_add(report.stat.available),
+        })
+    }
+}

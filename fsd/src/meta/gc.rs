@@ -1,0 +1,32 @@
+//! Dead blocks: which may be deleted on a data daemon's disk.
+
+use super::machine::Machine;
+use cairn_common::error::FsResult;
+use cairn_common::ids::{BlockRef, NodeId};
+
+/// Most blocks in one reply.
+pub const DELETE_PAGE: usize = 4096;
+
+/// The next blocks that `node` is to delete.
+///
+/// Only what is dead for good: if power went now and the end of the log with it, a file could have
+/// one of these blocks again. So the log is made durable up to what was read, first.
+pub async fn dead_blocks(machine: &Machine, node: NodeId) -> FsResult<Vec<BlockRef>> {
+    let blocks = machine.read(|snapshot| {
+        if snapshot.delete_queue_len()? == 0 {
+            return Ok(Vec::new());
+        }
+        let mut blocks = Vec::new();
+        for (volume, _) in snapshot.volumes()?.iter().filter(|(_, on)| *on == node) {
+            blocks.extend(snapshot.delete_queue(*volume, DELETE_PAGE - blocks.len())?);
+            if blocks.len() >= DELETE_PAGE {
+                break;
+            }
+        }
+        Ok(blocks)
+    })?;
+    if !blocks.is_empty() {
+        machine.sync(machine.progress().applied).await?;
+    }
+    Ok(blocks)
+}

@@ -1,0 +1,64 @@
+//! The operation log, behind one small trait: propose, then committed at an index.
+//!
+//! The log is the truth: a command that it took is applied, here now or after a restart. The form on
+//! disk is drawn in `docs/formats/log.md`.
+
+mod record;
+mod recover;
+mod segment;
+mod syncer;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use record::PAYLOAD_MAX;
+pub use recover::{RecoverError, Recovered, recover};
+pub use syncer::Turn;
+pub use writer::{FileLog, LogOptions};
+
+use cairn_common::ids::LogIndex;
+use std::io;
+use tokio::sync::watch;
+
+/// Why the log did not take entries.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Nothing was written: there is no space for the entries. They may be proposed again later.
+    #[error("no space left for the metadata log")]
+    NoSpace,
+    /// One entry is above the limit; nothing was written.
+    #[error("log entry of {0} bytes is above the limit")]
+    TooLarge(usize),
+    /// The disk failed. The log is broken from here on: the daemon has to stop.
+    #[error("{what}: {source}")]
+    Failed { what: String, source: io::Error },
+}
+
+impl LogError {
+    fn failed(what: String, source: io::Error) -> LogError {
+        LogError::Failed { what, source }
+    }
+}
+
+/// A log of commands. One machine alone keeps it in files; Raft will keep it on a majority.
+pub trait Log: Send + Sync + 'static {
+    /// Puts entries at the end, in order, all or none; answers the index of the first.
+    fn propose(&self, entries: &[&[u8]]) -> Result<LogIndex, LogError>;
+    /// Up to here entries are decided and may be applied: no crash of a process takes them back.
+    fn committed(&self) -> LogIndex;
+    /// Calls `wake` after [`Log::committed`] has grown outside of [`Log::propose`]. A log that decides
+    /// within `propose` never does.
+    fn on_committed(&self, wake: Box<dyn Fn() + Send + Sync>);
+    /// Up to here entries are on stable storage: no loss of power takes them back.
+    fn durable(&self) -> watch::Receiver<LogIndex>;
+    /// Asks for entries up to `through` to become durable at once; [`Log::durable`] tells when they are.
+    fn request_sync(&self, through: LogIndex);
+    /// The caller's turn to make all entries durable on its own thread, if nobody else is at it.
+    fn begin_sync(&self) -> Option<Turn<'_>>;
+    /// Entries up to `index` are in a durable checkpoint and may be forgotten.
+    fn forget(&self, index: LogIndex) -> Result<(), LogError>;
+    /// What broke the log, once it is broken: one line for the operator.
+    fn failure(&self) -> watch::Receiver<Option<String>>;
+    /// Makes everything durable and ends background work.
+    fn close(&self);
+}

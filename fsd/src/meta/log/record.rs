@@ -1,0 +1,137 @@
+//! One record of a segment: an entry of the log with what is needed to believe it.
+//!
+//! Drawn in `docs/formats/log.md`. All numbers are big-endian; records begin at multiples of 8.
+
+use cairn_common::ids::LogIndex;
+
+/// Bytes before the payload.
+pub const HEADER: usize = 32;
+/// Largest payload: a batch at its limit, and what the command adds.
+pub const PAYLOAD_MAX: usize = 4 << 20;
+/// Records begin at multiples of this.
+pub const ALIGN: usize = 8;
+
+/// A record as found in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    pub index: LogIndex,
+    /// Entries up to here were on stable storage when this record was written. A bad record at or
+    /// below a later record's mark has been damaged after it was synced: it is no torn write.
+    pub durable: LogIndex,
+    /// Checksum of the record before, or of the segment's header: what is left of an older tail does
+    /// not fit behind a new record.
+    pub previous: u32,
+    pub checksum: u32,
+    pub payload: &'a [u8],
+}
+
+/// Bytes that a record with this payload takes, padding included.
+#[must_use]
+pub fn stored_len(payload: usize) -> usize {
+    (HEADER + payload).next_multiple_of(ALIGN)
+}
+
+/// Appends a record to `out`, padded; answers its checksum.
+pub fn encode(out: &mut Vec<u8>, index: LogIndex, durable: LogIndex, previous: u32, payload: &[u8]) -> u32 {
+    let start = out.len();
+    let length = u32::try_from(payload.len()).expect("the log refuses payloads above PAYLOAD_MAX");
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(&previous.to_be_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&index.0.to_be_bytes());
+    out.extend_from_slice(&durable.0.to_be_bytes());
+    out.extend_from_slice(payload);
+    let checksum = crc_fast::crc32_iscsi(&out[start + 4..]);
+    out[start..start + 4].copy_from_slice(&checksum.to_be_bytes());
+    out.resize(start + stored_len(payload.len()), 0);
+    checksum
+}
+
+/// What begins at some place of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    Record(Record<'a>),
+    /// Zeros where a record's header would be, or no room for one: nothing was written here.
+    Nothing,
+    /// Bytes that are no record.
+    Bad,
+}
+
+/// Reads what begins at the start of `bytes`, which go to the end of the segment.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Found<'_> {
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else { return Found::Nothing };
+    if header.iter().all(|b| *b == 0) {
+        return Found::Nothing;
+    }
+    let length = be32(header, 4) as usize;
+    if length == 0 || length > PAYLOAD_MAX || length > rest.len() || be32(header, 12) != 0 {
+        return Found::Bad;
+    }
+    let checksum = be32(header, 0);
+    if crc_fast::crc32_iscsi(&bytes[4..HEADER + length]) != checksum {
+        return Found::Bad;
+    }
+    Found::Record(Record {
+        index: LogIndex(be64(header, 16)),
+        durable: LogIndex(be64(header, 24)),
+        previous: be32(header, 8),
+        checksum,
+        payload: &rest[..length],
+    })
+}
+
+fn be32(header: &[u8; HEADER], at: usize) -> u32 {
+    u32::from_be_bytes(header[at..at + 4].try_into().expect("four bytes inside the header"))
+}
+
+fn be64(header: &[u8; HEADER], at: usize) -> u64 {
+    u64::from_be_bytes(header[at..at + 8].try_into().expect("eight bytes inside the header"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes() {
+        let mut out = Vec::new();
+        let checksum = encode(&mut out, LogIndex(0x0102), LogIndex(0x0101), 0xaabb_ccdd, b"hello");
+        assert_eq!(&out[..4], &checksum.to_be_bytes());
+        let expected = [
+            0x23, 0x45, 0xb8, 0x49, // checksum
+            0, 0, 0, 5, // length
+            0xaa, 0xbb, 0xcc, 0xdd, // checksum of the record before
+            0, 0, 0, 0, // reserved
+            0, 0, 0, 0, 0, 0, 1, 2, // index
+            0, 0, 0, 0, 0, 0, 1, 1, // durable
+            b'h', b'e', b'l', b'l', b'o', 0, 0, 0, // payload, padded to 8
+        ];
+        assert_eq!(out, expected);
+        let Found::Record(record) = decode(&out) else { panic!("no record") };
+        assert_eq!(record.index, LogIndex(0x0102));
+        assert_eq!(record.durable, LogIndex(0x0101));
+        assert_eq!(record.previous, 0xaabb_ccdd);
+        assert_eq!(record.payload, b"hello");
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let mut out = Vec::new();
+        encode(&mut out, LogIndex(7), LogIndex(6), 1, b"payload!");
+        for bit in 0..out.len() * 8 {
+            out[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&out), Found::Bad, "bit {bit}");
+            out[bit / 8] ^= 1 << (bit % 8);
+        }
+        assert!(matches!(decode(&out), Found::Record(_)));
+    }
+
+    #[test]
+    fn zeros_and_short_rests_are_nothing() {
+        assert_eq!(decode(&[0; 64]), Found::Nothing);
+        assert_eq!(decode(&[1; HEADER - 1]), Found::Nothing);
+        assert_eq!(decode(&[]), Found::Nothing);
+    }
+}

@@ -1,0 +1,228 @@
+//! A segment: one file of the log, with its space set aside, so that an append neither runs out of
+//! space half way nor changes the file's length (which would cost each sync a journal commit more).
+
+use super::LogError;
+use super::record;
+use crate::disk::{Disk, DiskFile, is_full, write_all_at};
+use crate::durable::TEMPORARY;
+use cairn_common::ids::{ClusterId, LogIndex};
+use std::io;
+use std::sync::Arc;
+
+/// Bytes before the first record.
+pub const HEADER: usize = 64;
+const MAGIC: [u8; 8] = *b"CAIRNLOG";
+const VERSION: u32 = 1;
+
+/// What a segment's file begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub cluster: ClusterId,
+    /// Index of the first record.
+    pub first: LogIndex,
+    /// Checksum of the last record of the segment before; 0 for the first of a log.
+    pub previous: u32,
+}
+
+impl Header {
+    /// The bytes, and the checksum that the first record refers to.
+    #[must_use]
+    pub fn encode(&self) -> ([u8; HEADER], u32) {
+        let mut out = [0; HEADER];
+        out[..8].copy_from_slice(&MAGIC);
+        out[8..12].copy_from_slice(&VERSION.to_be_bytes());
+        out[12..28].copy_from_slice(&self.cluster.0.to_be_bytes());
+        out[28..36].copy_from_slice(&self.first.0.to_be_bytes());
+        out[36..40].copy_from_slice(&self.previous.to_be_bytes());
+        let checksum = crc_fast::crc32_iscsi(&out[..60]);
+        out[60..].copy_from_slice(&checksum.to_be_bytes());
+        (out, checksum)
+    }
+
+    /// Reads a header; the error says in words what is wrong.
+    pub fn decode(bytes: &[u8]) -> Result<(Header, u32), String> {
+        let Some(bytes) = bytes.first_chunk::<HEADER>() else {
+            return Err("is too short to be a log segment".into());
+        };
+        if bytes[..8] != MAGIC {
+            return Err("is not a log segment".into());
+        }
+        let version = be32(bytes, 8);
+        if version != VERSION {
+            return Err(format!("has format version {version}, this program reads {VERSION}"));
+        }
+        let checksum = be32(bytes, 60);
+        if crc_fast::crc32_iscsi(&bytes[..60]) != checksum {
+            return Err("has a damaged header".into());
+        }
+        let cluster = u128::from_be_bytes(bytes[12..28].try_into().expect("16 bytes"));
+        let first = u64::from_be_bytes(bytes[28..36].try_into().expect("8 bytes"));
+        let header =
+            Header { cluster: ClusterId(cluster), first: LogIndex(first), previous: be32(bytes, 36) };
+        Ok((header, checksum))
+    }
+}
+
+fn be32(bytes: &[u8; HEADER], at: usize) -> u32 {
+    u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes inside the header"))
+}
+
+/// The file name of the segment that begins with entry `first`.
+#[must_use]
+pub fn name(first: LogIndex) -> String {
+    format!("log-{:016x}", first.0)
+}
+
+/// The first index that a segment's file name says; `None` for other files.
+#[must_use]
+pub fn parse_name(name: &str) -> Option<LogIndex> {
+    let digits = name.strip_prefix("log-")?;
+    let first = u64::from_str_radix(digits, 16).ok()?;
+    (self::name(LogIndex(first)) == name).then_some(LogIndex(first))
+}
+
+/// A segment that is written.
+pub struct Segment {
+    pub file: Arc<dyn DiskFile>,
+    pub first: LogIndex,
+    /// Where the next record goes.
+    pub end: u64,
+    /// Bytes set aside.
+    pub capacity: u64,
+    /// Checksum of the last record, or of the header.
+    pub chain: u32,
+}
+
+impl Segment {
+    /// Makes a segment that is durable, name and all, before this returns. On `NoSpace` nothing of it stays.
+    pub fn create(disk: &dyn Disk, header: Header, capacity: u64) -> Result<Segment, LogError> {
+        let name = name(header.first);
+        let temporary = format!("{name}{TEMPORARY}");
+        let made = make(disk, &temporary, header, capacity);
+        let result = made.and_then(|(file, chain)| {
+            // Under its name only when whole: a file called `log-*` always has a valid header.
+            disk.rename(&temporary, &name)?;
+            disk.sync_dir()?;
+            Ok(Segment { file, first: header.first, end: HEADER as u64, capacity, chain })
+        });
+        result.map_err(|error| {
+            if !is_full(&error) {
+                return LogError::failed(format!("create log segment {name}"), error);
+            }
+            match disk.remove(&temporary) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    LogError::failed(format!("remove {temporary}"), error)
+                }
+                _ => LogError::NoSpace,
+            }
+        })
+    }
+
+    /// True if records of `bytes` bytes in all fit.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.end + bytes as u64 <= self.capacity
+    }
+
+    /// Writes encoded records at the end, whole or not at all.
+    pub fn append(&mut self, records: &[u8], chain: u32) -> Result<(), LogError> {
+        match write_all_at(&*self.file, &[records], self.end) {
+            Ok(()) => {
+                self.end += records.len() as u64;
+                self.chain = chain;
+                Ok(())
+            }
+            Err(error) if is_full(&error) => self.take_back(records.len()),
+            Err(error) => Err(LogError::failed(format!("append to {}", name(self.first)), error)),
+        }
+    }
+
+    /// The disk is full although the space was set aside (a file system that can't do that): what was
+    /// written in part must not be found after a restart, since the caller is told it did not happen.
+    fn take_back(&self, len: usize) -> Result<(), LogError> {
+        let zeros = [0; record::HEADER];
+        let erased = write_all_at(&*self.file, &[&zeros[..len.min(zeros.len())]], self.end);
+        match erased {
+            Ok(()) => Err(LogError::NoSpace),
+            Err(error) => Err(LogError::failed(format!("take back from {}", name(self.first)), error)),
+        }
+    }
+}
+
+fn make(
+    disk: &dyn Disk,
+    temporary: &str,
+    header: Header,
+    capacity: u64,
+) -> io::Result<(Arc<dyn DiskFile>, u32)> {
+    match disk.remove(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(temporary)?;
+    let (bytes, chain) = header.encode();
+    file.truncate(capacity)?;
+    file.allocate(0, capacity)?;
+    write_all_at(&*file, &[&bytes], 0)?;
+    file.sync_data()?;
+    Ok((file, chain))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+    use super::*;
+    use crate::disk::sim::{Call, SimDisk};
+
+    fn header() -> Header {
+        Header { cluster: ClusterId(0x0a0b), first: LogIndex(0x11), previous: 0x2233_4455 }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let (bytes, checksum) = header().encode();
+        let mut expected = Vec::new();
+        expected.extend_from_slice(b"CAIRNLOG");
+        expected.extend_from_slice(&[0, 0, 0, 1]);
+        expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0a, 0x0b]);
+        expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0x11]);
+        expected.extend_from_slice(&[0x22, 0x33, 0x44, 0x55]);
+        expected.extend_from_slice(&[0; 20]);
+        expected.extend_from_slice(&checksum.to_be_bytes());
+        assert_eq!(bytes[..], expected);
+        assert_eq!(checksum, 0xa9d1_c11b);
+        assert_eq!(Header::decode(&bytes).unwrap(), (header(), checksum));
+    }
+
+    #[test]
+    fn damaged_headers_are_named() {
+        let (mut bytes, _) = header().encode();
+        assert!(Header::decode(&bytes[..63]).unwrap_err().contains("too short"));
+        bytes[30] ^= 1;
+        assert!(Header::decode(&bytes).unwrap_err().contains("damaged"));
+        bytes[11] = 9;
+        assert!(Header::decode(&bytes).unwrap_err().contains("version 9"));
+        bytes[0] = 0;
+        assert!(Header::decode(&bytes).unwrap_err().contains("not a log segment"));
+    }
+
+    #[test]
+    fn names_sort_by_index() {
+        assert_eq!(name(LogIndex(255)), "log-00000000000000ff");
+        assert_eq!(parse_name("log-00000000000000ff"), Some(LogIndex(255)));
+        for other in ["log-ff", "log-00000000000000FF", "LOCK", "log-00000000000000ff.tmp"] {
+            assert_eq!(parse_name(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn no_space_leaves_nothing() {
+        let disk = SimDisk::new();
+        disk.fail_once(Call::Allocate, 0, io::ErrorKind::StorageFull);
+        let refused = Segment::create(&disk, header(), 4096).map(|_| ()).unwrap_err();
+        assert!(matches!(refused, LogError::NoSpace), "{refused}");
+        assert!(disk.list().unwrap().is_empty());
+        Segment::create(&disk, header(), 4096).unwrap();
+        assert_eq!(disk.list().unwrap(), [name(header().first)]);
+    }
+}

@@ -1,0 +1,243 @@
+//! Group commit: one at a time calls `fdatasync` for all that wait.
+//!
+//! Who wants to wait and finds nobody at it syncs on its own thread ([`Syncer::begin`]): a lone `fsync`
+//! then costs no hand-over between threads. Everyone else asks ([`Syncer::request`]) and is covered by
+//! the next sync, which this module's thread makes. That thread also syncs what nobody waits for, `after`
+//! the oldest entry. It sleeps without any timer once nothing has been appended for so long.
+//!
+//! A failed sync is final: the kernel may have dropped the pages and marked them clean, so a second
+//! sync that succeeds would prove nothing. The log is broken then, and says so.
+
+use crate::disk::DiskFile;
+use cairn_common::ids::LogIndex;
+use parking_lot::{Condvar, Mutex};
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Handle of the thread.
+pub struct Syncer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    durable: watch::Sender<LogIndex>,
+    failure: watch::Sender<Option<String>>,
+    after: Duration,
+}
+
+struct State {
+    /// The segment being written.
+    file: Arc<dyn DiskFile>,
+    /// Last entry written to it.
+    appended: LogIndex,
+    /// Somebody waits for this entry.
+    wanted: LogIndex,
+    /// When the oldest entry that is not durable was appended.
+    waiting_since: Option<Instant>,
+    /// Somebody is syncing.
+    syncing: bool,
+    /// The thread will wake up by itself in time for what is appended now.
+    timed: bool,
+    stop: bool,
+}
+
+/// The right to sync, and the duty: nobody else does until this is used or dropped.
+pub struct Turn<'a> {
+    shared: &'a Shared,
+    file: Arc<dyn DiskFile>,
+    through: LogIndex,
+}
+
+impl Syncer {
+    /// Begins with everything up to `durable` on stable storage.
+    pub fn start(file: Arc<dyn DiskFile>, durable: LogIndex, after: Duration) -> io::Result<Syncer> {
+        let state = State {
+            file,
+            appended: durable,
+            wanted: LogIndex(0),
+            waiting_since: None,
+            syncing: false,
+            timed: false,
+            stop: false,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            durable: watch::Sender::new(durable),
+            failure: watch::Sender::new(None),
+            after,
+        });
+        let of_thread = shared.clone();
+        let thread =
+            std::thread::Builder::new().name("meta-log-sync".into()).spawn(move || of_thread.run())?;
+        Ok(Syncer { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Entries up to `through` have been written to the current file.
+    pub fn appended(&self, through: LogIndex) {
+        let mut state = self.shared.state.lock();
+        state.appended = through;
+        if state.waiting_since.is_none() {
+            state.waiting_since = Some(Instant::now());
+            if !state.timed {
+                self.shared.changed.notify_one();
+            }
+        }
+    }
+
+    /// The caller's turn to sync all that is appended, unless somebody is at it or the log is broken.
+    pub fn begin(&self) -> Option<Turn<'_>> {
+        let mut state = self.shared.state.lock();
+        if state.syncing || self.has_failed() {
+            return None;
+        }
+        Some(self.shared.turn(&mut state))
+    }
+
+    /// Asks for entries up to `through` to be made durable at once.
+    pub fn request(&self, through: LogIndex) {
+        if self.durable() >= through {
+            return;
+        }
+        let mut state = self.shared.state.lock();
+        state.wanted = state.wanted.max(through);
+        self.shared.changed.notify_one();
+    }
+
+    /// From now on entries go to `file`; the caller has synced all that went to the one before.
+    pub fn switch(&self, file: Arc<dyn DiskFile>) {
+        let mut state = self.shared.state.lock();
+        state.file = file;
+        state.waiting_since = None;
+        self.shared.publish(state.appended);
+    }
+
+    /// Entries up to here are on stable storage.
+    pub fn durable(&self) -> LogIndex {
+        *self.shared.durable.borrow()
+    }
+
+    pub fn watch_durable(&self) -> watch::Receiver<LogIndex> {
+        self.shared.durable.subscribe()
+    }
+
+    pub fn watch_failure(&self) -> watch::Receiver<Option<String>> {
+        self.shared.failure.subscribe()
+    }
+
+    /// True once the log is broken.
+    pub fn has_failed(&self) -> bool {
+        self.shared.failure.borrow().is_some()
+    }
+
+    /// Says that the log is broken; the first reason stays.
+    pub fn fail(&self, line: String) {
+        self.shared.fail(line);
+    }
+
+    /// Makes everything durable (unless the log is broken) and ends the thread.
+    pub fn stop(&self) {
+        self.shared.state.lock().stop = true;
+        self.shared.changed.notify_one();
+        if let Some(thread) = self.thread.lock().take() {
+            thread.join().expect("the sync thread does not panic");
+        }
+    }
+}
+
+impl Drop for Syncer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        while let Some(turn) = self.next() {
+            turn.sync();
+        }
+    }
+
+    /// Waits until there is something to sync; `None` at the end.
+    fn next(&self) -> Option<Turn<'_>> {
+        let mut state = self.state.lock();
+        // Appends tend to go on: one more deadline spares each next append the wake-up that arms it.
+        let linger = Instant::now() + self.after;
+        loop {
+            let durable = *self.durable.borrow();
+            let dirty = state.appended > durable;
+            if self.failure.borrow().is_some() || (state.stop && !dirty) {
+                return None;
+            }
+            let now = Instant::now();
+            let deadline = state.waiting_since.map_or(linger, |since| since + self.after);
+            let wanted = state.stop || deadline <= now || state.wanted > durable;
+            if dirty && wanted && !state.syncing {
+                return Some(self.turn(&mut state));
+            }
+            // While somebody syncs, its end wakes us.
+            state.timed = deadline > now;
+            if state.timed {
+                self.changed.wait_until(&mut state, deadline);
+            } else {
+                self.changed.wait(&mut state);
+            }
+            state.timed = false;
+        }
+    }
+
+    fn turn(&self, state: &mut State) -> Turn<'_> {
+        state.syncing = true;
+        // What is appended from here on waits for the next sync, and not longer than `after`.
+        state.waiting_since = None;
+        Turn { shared: self, file: state.file.clone(), through: state.appended }
+    }
+
+    fn publish(&self, through: LogIndex) {
+        self.durable.send_if_modified(|durable| {
+            let grows = through > *durable;
+            *durable = through.max(*durable);
+            grows
+        });
+    }
+
+    fn fail(&self, line: String) {
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert(line);
+            first
+        });
+        self.changed.notify_one();
+    }
+}
+
+impl Turn<'_> {
+    /// Syncs. Blocks.
+    pub fn sync(self) {
+        match self.file.sync_data() {
+            // Under the lock, so that the mark never goes back when a switch of files overtakes a sync.
+            Ok(()) => {
+                let _state = self.shared.state.lock();
+                self.shared.publish(self.through);
+            }
+            Err(error) => self.shared.fail(format!("sync of the metadata log failed: {error}")),
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.syncing = false;
+        // Who asked meanwhile is covered by the thread, and so is what was appended.
+        if state.wanted > *self.shared.durable.borrow() || state.stop || !state.timed {
+            self.shared.changed.notify_one();
+        }
+    }
+}

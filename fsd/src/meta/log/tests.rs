@@ -1,0 +1,330 @@
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+//! The log on a disk that loses, tears, fills up and fails.
+
+use super::*;
+use crate::disk::Disk;
+use crate::disk::sim::{Call, SimDisk};
+use cairn_common::ids::ClusterId;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const CLUSTER: ClusterId = ClusterId(77);
+const NEVER: Duration = Duration::from_secs(3600);
+
+fn options(segment_bytes: u64, sync_after: Duration) -> LogOptions {
+    LogOptions { segment_bytes, sync_after, reserve_bytes: 0 }
+}
+
+/// Recovers with nothing applied; the entries found.
+fn read(disk: &SimDisk) -> Result<(Recovered, Vec<Vec<u8>>), RecoverError> {
+    read_after(disk, LogIndex(0))
+}
+
+fn read_after(disk: &SimDisk, applied: LogIndex) -> Result<(Recovered, Vec<Vec<u8>>), RecoverError> {
+    let mut entries = Vec::new();
+    let mut next = applied;
+    let recovered = recover(disk, CLUSTER, applied, &mut |index, entry| {
+        next = next.next();
+        assert_eq!(index, next);
+        entries.push(entry.to_vec());
+        Ok(())
+    })?;
+    assert_eq!(recovered.last, next);
+    Ok((recovered, entries))
+}
+
+fn open(disk: &SimDisk, options: LogOptions) -> FileLog {
+    let (recovered, _) = read(disk).unwrap();
+    FileLog::start(Arc::new(disk.clone()), CLUSTER, recovered, options).unwrap()
+}
+
+fn entry(n: u64) -> Vec<u8> {
+    format!("entry {n} {}", "x".repeat(usize::try_from(n % 40).unwrap())).into_bytes()
+}
+
+fn propose(log: &FileLog, n: u64) -> Result<LogIndex, LogError> {
+    log.propose(&[&entry(n)])
+}
+
+fn sync(log: &FileLog, through: LogIndex) {
+    log.request_sync(through);
+    wait(|| *log.durable().borrow() >= through);
+}
+
+fn wait(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited too long");
+        std::thread::yield_now();
+    }
+}
+
+fn refusal(disk: &SimDisk) -> String {
+    match read(disk) {
+        Err(error) => error.to_string(),
+        Ok((recovered, _)) => panic!("recovered up to {}", recovered.last),
+    }
+}
+
+fn first_segment() -> String {
+    segment::name(LogIndex(1))
+}
+
+/// Where record `n` begins, if `entry(1)` to `entry(n)` were written.
+fn offset_of(n: u64) -> usize {
+    segment::HEADER + (1..n).map(|n| record::stored_len(entry(n).len())).sum::<usize>()
+}
+
+/// Entries 1 to 5 of one segment; each synced before the next if `synced`.
+fn five(synced: bool) -> SimDisk {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(4096, NEVER));
+    for n in 1..=5 {
+        let index = propose(&log, n).unwrap();
+        assert_eq!(index, LogIndex(n));
+        if synced {
+            sync(&log, index);
+        }
+    }
+    log.close();
+    disk
+}
+
+#[test]
+fn a_tail_torn_at_any_byte_is_cut() {
+    let content = five(true).map(&first_segment()).unwrap().to_vec();
+    let (begin, end) = (offset_of(5), offset_of(6));
+    for cut in begin..=end {
+        for filler in [0, 0xa5] {
+            let mut torn = content.clone();
+            torn[cut..end].fill(filler);
+            // Padding carries nothing.
+            let payload_end = begin + record::HEADER + entry(5).len();
+            let whole = torn[..payload_end] == content[..payload_end];
+            let disk = SimDisk::new();
+            let file = disk.create(&first_segment()).unwrap();
+            crate::disk::write_all_at(&*file, &[&torn], 0).unwrap();
+            let (recovered, entries) = read(&disk).unwrap();
+            assert_eq!(entries.len(), if whole { 5 } else { 4 }, "cut at {cut}, filled with {filler}");
+            // It goes on behind the cut, and nothing of what was cut comes back.
+            let log =
+                FileLog::start(Arc::new(disk.clone()), CLUSTER, recovered, options(4096, NEVER)).unwrap();
+            propose(&log, 9).unwrap();
+            log.close();
+            let (_, entries) = read(&disk).unwrap();
+            assert_eq!(entries.last().unwrap(), &entry(9));
+            assert_eq!(entries.len(), if whole { 6 } else { 5 });
+        }
+    }
+}
+
+#[test]
+fn damage_below_a_synced_mark_is_refused_by_name_and_place() {
+    for n in 1..=3 {
+        let disk = five(true);
+        disk.corrupt(&first_segment(), offset_of(n) + record::HEADER, b"?");
+        let line = refusal(&disk);
+        assert!(line.contains(&first_segment()), "{line}");
+        assert!(line.contains(&format!("byte {} (entry {n})", offset_of(n))), "{line}");
+    }
+}
+
+#[test]
+fn damage_in_what_was_never_synced_is_a_torn_tail() {
+    for n in 1..=5 {
+        let disk = five(false);
+        disk.corrupt(&first_segment(), offset_of(n) + 2, b"?!");
+        let (recovered, entries) = read(&disk).unwrap();
+        assert_eq!(entries.len() as u64, n - 1);
+        assert!(recovered.cut > 0);
+    }
+}
+
+#[test]
+fn segments_follow_each_other() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(512, NEVER));
+    (1..=60).for_each(|n| assert_eq!(propose(&log, n).unwrap(), LogIndex(n)));
+    // A group above a segment's size gets a segment of its own size.
+    let big = vec![7; 2000];
+    log.propose(&[&big, &big]).unwrap();
+    log.close();
+    let segments = || disk.list().unwrap().len();
+    assert!(segments() > 5, "{}", segments());
+    let (_, entries) = read(&disk).unwrap();
+    assert_eq!(entries.len(), 62);
+    assert!(entries.iter().zip(1..=60).all(|(found, n)| *found == entry(n)));
+
+    let all = segments();
+    log.forget(LogIndex(30)).unwrap();
+    assert!(segments() < all);
+    assert!(read(&disk).is_err(), "the beginning is gone");
+    assert_eq!(read_after(&disk, LogIndex(30)).unwrap().1.len(), 32);
+    log.forget(LogIndex(62)).unwrap();
+    assert_eq!(segments(), 1);
+    assert_eq!(read_after(&disk, LogIndex(62)).unwrap().0.last, LogIndex(62));
+    assert!(refusal_after(&disk, LogIndex(63)).contains("synced entries are lost"));
+}
+
+fn refusal_after(disk: &SimDisk, applied: LogIndex) -> String {
+    read_after(disk, applied).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn segments_that_do_not_fit_are_refused() {
+    let many = || {
+        let disk = SimDisk::new();
+        let log = open(&disk, options(512, NEVER));
+        (1..=40).for_each(|n| assert_eq!(propose(&log, n).unwrap(), LogIndex(n)));
+        log.close();
+        let mut names = disk.list().unwrap();
+        names.sort();
+        (disk, names)
+    };
+    let (disk, names) = many();
+    disk.remove(&names[1]).unwrap();
+    assert!(refusal(&disk).contains("is damaged"), "a hole in the middle");
+    let (disk, names) = many();
+    disk.remove(&names[0]).unwrap();
+    assert!(refusal(&disk).contains("is missing"));
+    let (disk, names) = many();
+    disk.corrupt(&names[1], segment::HEADER + 9, b"?");
+    assert!(refusal(&disk).contains(&names[1]), "nothing is torn in a segment that has a successor");
+    let (disk, names) = many();
+    disk.corrupt(&names[2], 20, b"?");
+    assert!(refusal(&disk).contains("damaged header"));
+    let (disk, _) = many();
+    let other = recover(&disk, ClusterId(1), LogIndex(0), &mut |_, _| Ok(())).map(|_| ()).unwrap_err();
+    assert!(other.to_string().contains("belongs to cluster"), "{other}");
+}
+
+#[test]
+fn a_full_disk_refuses_and_goes_on_later() {
+    for call in [Call::Allocate, Call::Write] {
+        let disk = SimDisk::new();
+        let log = open(&disk, options(512, NEVER));
+        let mut taken = Vec::new();
+        let mut refused = 0;
+        for n in 1..=60 {
+            if n % 7 == 0 {
+                disk.fail_once(call, 0, io::ErrorKind::StorageFull);
+            }
+            match propose(&log, n) {
+                Ok(_) => taken.push(entry(n)),
+                Err(LogError::NoSpace) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+            disk.heal();
+        }
+        assert!(refused > 0);
+        assert_eq!(*log.failure().borrow(), None);
+        assert_eq!(read(&disk).unwrap().1, taken, "{call:?}");
+        log.close();
+    }
+}
+
+#[test]
+fn too_large_and_empty_entries_are_refused() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(512, NEVER));
+    let large = vec![0; PAYLOAD_MAX + 1];
+    assert!(matches!(log.propose(&[b"a", &large]), Err(LogError::TooLarge(_))));
+    assert!(matches!(log.propose(&[b"a", b""]), Err(LogError::TooLarge(0))));
+    assert_eq!(log.propose(&[b"a"]).unwrap(), LogIndex(1));
+}
+
+#[test]
+fn syncs_wait_for_a_request_or_the_deadline() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(4096, NEVER));
+    propose(&log, 1).unwrap();
+    assert_eq!(*log.durable().borrow(), LogIndex(0));
+    assert_eq!(log.committed(), LogIndex(1), "decided at once: a killed process loses nothing");
+    sync(&log, LogIndex(1));
+    drop(log);
+
+    let log = open(&disk, options(4096, Duration::from_millis(5)));
+    assert_eq!(*log.durable().borrow(), LogIndex(1));
+    for n in 2..=4 {
+        propose(&log, n).unwrap();
+        wait(|| *log.durable().borrow() == LogIndex(n));
+    }
+}
+
+#[test]
+fn one_at_a_time_syncs_and_the_rest_is_covered_by_the_next() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(4096, NEVER));
+    propose(&log, 1).unwrap();
+    let turn = log.begin_sync().unwrap();
+    assert!(log.begin_sync().is_none());
+    propose(&log, 2).unwrap();
+    log.request_sync(LogIndex(2));
+    assert_eq!(*log.durable().borrow(), LogIndex(0));
+    turn.sync();
+    assert!(*log.durable().borrow() >= LogIndex(1));
+    wait(|| *log.durable().borrow() == LogIndex(2));
+    // A turn that is not used passes on.
+    propose(&log, 3).unwrap();
+    wait(|| log.begin_sync().is_some());
+    sync(&log, LogIndex(3));
+}
+
+#[test]
+fn a_failed_sync_or_append_ends_the_log() {
+    for call in [Call::Sync, Call::Write] {
+        let disk = SimDisk::new();
+        let log = open(&disk, options(4096, NEVER));
+        propose(&log, 1).unwrap();
+        sync(&log, LogIndex(1));
+        disk.fail_once(call, 0, io::ErrorKind::Other);
+        let second = propose(&log, 2);
+        log.request_sync(LogIndex(2));
+        wait(|| log.failure().borrow().is_some());
+        assert_eq!(second.is_err(), call == Call::Write);
+        // The disk works again, but what the kernel dropped meanwhile nobody knows.
+        assert!(matches!(propose(&log, 3), Err(LogError::Failed { .. })));
+        assert_eq!(*log.durable().borrow(), LogIndex(1));
+        log.close();
+    }
+}
+
+#[test]
+fn power_loss_at_any_change_keeps_what_was_durable() {
+    for seed in 0..6 {
+        for changes in 0.. {
+            let disk = SimDisk::new();
+            let log = open(&disk, options(512, NEVER));
+            disk.power_off_after(changes);
+            let mut done = 0;
+            for n in 1..=24 {
+                if propose(&log, n).is_err() {
+                    break;
+                }
+                done = n;
+                if n % 4 == 0 {
+                    log.request_sync(LogIndex(n));
+                    wait(|| *log.durable().borrow() >= LogIndex(n) || log.failure().borrow().is_some());
+                }
+            }
+            let durable = log.durable().borrow().0;
+            let after = disk.power_cycle(seed);
+            let (recovered, entries) = read(&after).unwrap_or_else(|error| {
+                panic!("seed {seed}, power off at {changes}, durable {durable}: {error}")
+            });
+            assert!(recovered.last.0 >= durable, "seed {seed}, power off at {changes}");
+            // An append that failed may have reached the disk all the same.
+            assert!(recovered.last.0 <= done + 1);
+            assert!(entries.iter().zip(1..).all(|(found, n)| *found == entry(n)));
+            // What was cut stays away; new entries go on.
+            let log =
+                FileLog::start(Arc::new(after.clone()), CLUSTER, recovered, options(512, NEVER)).unwrap();
+            propose(&log, 99).unwrap();
+            log.close();
+            assert_eq!(read(&after).unwrap().1.len(), entries.len() + 1);
+            if done == 24 {
+                break;
+            }
+        }
+    }
+}

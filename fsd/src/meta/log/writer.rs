@@ -1,0 +1,180 @@
+//! Appending: entries are written at once (so a killed process loses nothing) and synced soon after.
+
+use super::recover::Recovered;
+use super::segment::{self, Header, Segment};
+use super::syncer::{Syncer, Turn};
+use super::{Log, LogError, record};
+use crate::disk::Disk;
+use cairn_common::ids::{ClusterId, LogIndex};
+use parking_lot::Mutex;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Sizes and times of a log.
+#[derive(Clone, Copy, Debug)]
+pub struct LogOptions {
+    /// Bytes set aside for each segment (more if a group of entries needs it).
+    pub segment_bytes: u64,
+    /// No entry stays un-synced longer than about this.
+    pub sync_after: Duration,
+    /// Entries are refused with `NoSpace` when the disk has less than this left at the roll of a
+    /// segment: the state and its checkpoints grow too.
+    pub reserve_bytes: u64,
+}
+
+/// The log of one machine alone: segments in a directory. What is appended is decided.
+pub struct FileLog {
+    disk: Arc<dyn Disk>,
+    cluster: ClusterId,
+    options: LogOptions,
+    writer: Mutex<Writer>,
+    committed: AtomicU64,
+    syncer: Syncer,
+}
+
+struct Writer {
+    segment: Segment,
+    next: LogIndex,
+    /// First indexes of all segments that exist, the current one last.
+    segments: Vec<LogIndex>,
+    /// Encoded records, kept for its space.
+    buffer: Vec<u8>,
+}
+
+/// Encoded records beyond this are not kept in memory after the append.
+const BUFFER_KEEP: usize = 1 << 20;
+
+impl FileLog {
+    /// Goes on where recovery ended (everything recovered is durable).
+    pub fn start(
+        disk: Arc<dyn Disk>,
+        cluster: ClusterId,
+        recovered: Recovered,
+        options: LogOptions,
+    ) -> Result<FileLog, LogError> {
+        let last = recovered.last;
+        let segment = match recovered.segment {
+            Some(segment) => segment,
+            None => {
+                let header = Header { cluster, first: last.next(), previous: 0 };
+                Segment::create(&*disk, header, options.segment_bytes)?
+            }
+        };
+        let mut segments = recovered.older;
+        segments.push(segment.first);
+        let syncer = Syncer::start(segment.file.clone(), last, options.sync_after)
+            .map_err(|error| LogError::failed("start the sync thread".into(), error))?;
+        let writer = Writer { segment, next: last.next(), segments, buffer: Vec::new() };
+        let committed = AtomicU64::new(last.0);
+        Ok(FileLog { disk, cluster, options, writer: Mutex::new(writer), committed, syncer })
+    }
+
+    fn append(&self, writer: &mut Writer, entries: &[&[u8]]) -> Result<LogIndex, LogError> {
+        let bytes: usize = entries.iter().map(|entry| record::stored_len(entry.len())).sum();
+        if !writer.segment.has_room(bytes) {
+            self.roll(writer, bytes)?;
+        }
+        let first = writer.next;
+        let durable = self.syncer.durable();
+        let mut chain = writer.segment.chain;
+        writer.buffer.clear();
+        let mut next = first;
+        for entry in entries {
+            chain = record::encode(&mut writer.buffer, next, durable, chain, entry);
+            next = next.next();
+        }
+        writer.segment.append(&writer.buffer, chain)?;
+        if writer.buffer.capacity() > BUFFER_KEEP {
+            writer.buffer = Vec::new();
+        }
+        writer.next = next;
+        let last = LogIndex(next.0 - 1);
+        self.committed.store(last.0, Ordering::Release);
+        self.syncer.appended(last);
+        Ok(first)
+    }
+
+    /// Goes on in a new segment. The old one is synced before, so that only the last segment can end
+    /// in a torn record.
+    fn roll(&self, writer: &mut Writer, bytes: usize) -> Result<(), LogError> {
+        let name = segment::name(writer.next);
+        let space = self.disk.space().map_err(|error| LogError::failed("statvfs".into(), error))?;
+        let capacity = self.options.segment_bytes.max((segment::HEADER + bytes) as u64);
+        if space.available < capacity.saturating_add(self.options.reserve_bytes) {
+            return Err(LogError::NoSpace);
+        }
+        let old = &writer.segment;
+        old.file.sync_data().map_err(|error| LogError::failed(format!("sync before {name}"), error))?;
+        let header = Header { cluster: self.cluster, first: writer.next, previous: old.chain };
+        let segment = Segment::create(&*self.disk, header, capacity)?;
+        self.syncer.switch(segment.file.clone());
+        writer.segments.push(segment.first);
+        writer.segment = segment;
+        Ok(())
+    }
+}
+
+impl Log for FileLog {
+    fn propose(&self, entries: &[&[u8]]) -> Result<LogIndex, LogError> {
+        if let Some(entry) = entries.iter().find(|e| e.is_empty() || e.len() > record::PAYLOAD_MAX) {
+            return Err(LogError::TooLarge(entry.len()));
+        }
+        let mut writer = self.writer.lock();
+        if self.syncer.has_failed() {
+            return Err(LogError::failed(
+                "append to the log".into(),
+                io::Error::other("it has failed before"),
+            ));
+        }
+        let result = self.append(&mut writer, entries);
+        if let Err(error @ LogError::Failed { .. }) = &result {
+            self.syncer.fail(format!("the metadata log failed: {error}"));
+        }
+        result
+    }
+
+    fn committed(&self) -> LogIndex {
+        LogIndex(self.committed.load(Ordering::Acquire))
+    }
+
+    fn on_committed(&self, _wake: Box<dyn Fn() + Send + Sync>) {
+        // Entries are decided when `propose` returns.
+    }
+
+    fn durable(&self) -> watch::Receiver<LogIndex> {
+        self.syncer.watch_durable()
+    }
+
+    fn request_sync(&self, through: LogIndex) {
+        self.syncer.request(through);
+    }
+
+    fn begin_sync(&self) -> Option<Turn<'_>> {
+        self.syncer.begin()
+    }
+
+    fn forget(&self, index: LogIndex) -> Result<(), LogError> {
+        let old: Vec<LogIndex> = {
+            let mut writer = self.writer.lock();
+            // A segment is needed as long as its successor does not begin right behind `index` or before.
+            let keep = writer.segments.partition_point(|first| first.0 <= index.0 + 1).saturating_sub(1);
+            writer.segments.drain(..keep).collect()
+        };
+        for first in old {
+            let name = segment::name(first);
+            self.disk.remove(&name).map_err(|error| LogError::failed(format!("remove {name}"), error))?;
+        }
+        Ok(())
+    }
+
+    fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.syncer.watch_failure()
+    }
+
+    fn close(&self) {
+        self.syncer.stop();
+    }
+}

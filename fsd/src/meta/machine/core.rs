@@ -1,0 +1,342 @@
+//! The core: one at a time takes what waits, appends it to the log, applies it in one transaction and
+//! answers everyone.
+//!
+//! There is no thread for this: whoever submits a command tries to become the one (flat combining), so an
+//! idle machine answers without any hand-over between threads. Those who come meanwhile only queue up.
+
+use super::published::Published;
+use crate::disk::Disk;
+use crate::meta::apply::{self, Admission, Applied, Command, Fatal, Reply, Sessions};
+use crate::meta::log::{Log, LogError};
+use crate::meta::tables::{State, Store};
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{LogIndex, SessionId};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tokio::sync::{oneshot, watch};
+
+/// Most commands and bytes in one group: bounds the time of one transaction.
+const GROUP_COMMANDS: usize = 256;
+const GROUP_BYTES: usize = 4 << 20;
+/// Groups that one caller runs before it leaves the work to another.
+const GROUPS_PER_TURN: usize = 8;
+/// How many bytes of log may pass between two looks at the free space.
+const SPACE_CHECK_BYTES: u64 = 1 << 20;
+
+/// A command that waits.
+pub struct Submission {
+    pub command: Command,
+    pub entry: Vec<u8>,
+    pub answer: oneshot::Sender<FsResult<Applied>>,
+}
+
+/// A command that is in the log.
+struct Proposed {
+    index: LogIndex,
+    command: Command,
+    answer: oneshot::Sender<FsResult<Applied>>,
+}
+
+/// What only one at a time touches.
+pub struct Core {
+    pub state: State,
+    pub sessions: Sessions,
+    proposed: VecDeque<Proposed>,
+    unchecked_bytes: u64,
+    full: bool,
+}
+
+/// Everything that the machine's callers and threads share.
+pub struct Shared {
+    pub log: Box<dyn Log>,
+    /// The log's mark.
+    pub durable: watch::Receiver<LogIndex>,
+    /// The log has decided entries outside of `propose`; nobody has looked since.
+    pub decided: AtomicBool,
+    pub disk: Arc<dyn Disk>,
+    /// `None` after the shutdown. Held for reading as long as a transaction runs.
+    pub store: RwLock<Option<Store>>,
+    /// Lock order: core, then store, then published; the queue's is taken alone.
+    pub core: Mutex<Core>,
+    pub queue: Mutex<VecDeque<Submission>>,
+    pub published: RwLock<Published>,
+    pub failure: watch::Sender<Option<String>>,
+    pub checkpoints: Mutex<CheckpointState>,
+    pub checkpoint_wanted: Condvar,
+    pub runtime: tokio::runtime::Handle,
+    /// Bytes that the disk must have free for commands that grow the state.
+    pub reserve_bytes: u64,
+    pub checkpoint_bytes: u64,
+}
+
+/// What the checkpoint thread looks at.
+#[derive(Default)]
+pub struct CheckpointState {
+    /// Bytes of log since the last checkpoint.
+    pub log_bytes: u64,
+    /// First change since the last checkpoint.
+    pub changed_since: Option<Instant>,
+    pub stop: bool,
+}
+
+impl Core {
+    pub fn new(state: State, sessions: Sessions) -> Core {
+        Core { state, sessions, proposed: VecDeque::new(), unchecked_bytes: SPACE_CHECK_BYTES, full: false }
+    }
+
+    /// Gives up on what the log has not decided: whether it happens is for the next start to see.
+    pub fn abandon(&mut self) {
+        self.proposed.clear();
+    }
+}
+
+/// A panic while the core is held is a bug that leaves it half changed: the log has more than was
+/// applied. The restart applies it again, or refuses to.
+struct FailOnPanic<'a>(&'a Shared);
+
+impl Drop for FailOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("the metadata machine panicked; what it was doing is in the log".into());
+        }
+    }
+}
+
+impl Shared {
+    /// Works off the queue unless somebody else does.
+    pub fn drain(self: &Arc<Shared>) {
+        for _ in 0..GROUPS_PER_TURN {
+            let Some(mut core) = self.core.try_lock() else { return };
+            let panicked = FailOnPanic(self);
+            self.decided.store(false, Ordering::SeqCst);
+            self.run_group(&mut core);
+            drop(panicked);
+            drop(core);
+            // Who queued up while we held the core relies on us; look again now that it is free.
+            if self.queue.lock().is_empty() && !self.decided.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+        let shared = self.clone();
+        self.runtime.spawn(async move { shared.drain() });
+    }
+
+    /// The log has decided entries that were proposed before.
+    pub fn committed(self: &Arc<Shared>) {
+        self.decided.store(true, Ordering::SeqCst);
+        self.drain();
+    }
+
+    fn run_group(&self, core: &mut Core) {
+        let group = self.take_group();
+        let group = self.admit(core, group);
+        if !group.is_empty() {
+            self.propose(core, group);
+        }
+        self.apply_committed(core);
+    }
+
+    fn take_group(&self) -> Vec<Submission> {
+        let mut queue = self.queue.lock();
+        let mut bytes = 0;
+        let count = queue
+            .iter()
+            .take(GROUP_COMMANDS)
+            .take_while(|submission| {
+                bytes += submission.entry.len();
+                bytes <= GROUP_BYTES
+            })
+            .count();
+        let count = count.max(1).min(queue.len());
+        queue.drain(..count).collect()
+    }
+
+    /// Answers what needs no entry in the log: repeated batches, strangers, a failed machine, a full disk.
+    /// Only a short cut: applying decides.
+    fn admit(&self, core: &mut Core, group: Vec<Submission>) -> Vec<Submission> {
+        let failed = self.failure.borrow().is_some();
+        let open = self.store.read().is_some();
+        let mut rest: Vec<Submission> = Vec::with_capacity(group.len());
+        for submission in group {
+            let early = if failed {
+                Some(Err(FsError::Io))
+            } else if !open {
+                Some(Err(FsError::Unavailable))
+            } else if submission.command.needs_space() && self.is_full(core) {
+                Some(Err(FsError::NoSpace))
+            } else {
+                early_answer(core, &rest, &submission.command)
+            };
+            match early {
+                // Nobody listens any more: no harm.
+                Some(answer) => drop(submission.answer.send(answer)),
+                None => rest.push(submission),
+            }
+        }
+        rest
+    }
+
+    /// Looks at the disk once in a while, and each time while it is full.
+    fn is_full(&self, core: &mut Core) -> bool {
+        if core.full || core.unchecked_bytes >= SPACE_CHECK_BYTES {
+            core.unchecked_bytes = 0;
+            core.full = self.disk.space().is_ok_and(|space| space.available < self.reserve_bytes);
+        }
+        core.full
+    }
+
+    fn propose(&self, core: &mut Core, group: Vec<Submission>) {
+        let entries: Vec<&[u8]> = group.iter().map(|submission| submission.entry.as_slice()).collect();
+        let bytes: usize = entries.iter().map(|entry| entry.len()).sum();
+        match self.log.propose(&entries) {
+            Ok(first) => {
+                core.unchecked_bytes += bytes as u64;
+                self.count_log_bytes(bytes as u64);
+                let indexes = (first.0..).map(LogIndex);
+                core.proposed.extend(group.into_iter().zip(indexes).map(|(submission, index)| Proposed {
+                    index,
+                    command: submission.command,
+                    answer: submission.answer,
+                }));
+            }
+            Err(error) => {
+                let answer = match error {
+                    LogError::NoSpace => FsError::NoSpace,
+                    LogError::TooLarge(_) => FsError::TooBig,
+                    LogError::Failed { .. } => {
+                        self.fail(format!("metadata log: {error}"));
+                        FsError::Io
+                    }
+                };
+                group.into_iter().for_each(|submission| drop(submission.answer.send(Err(answer))));
+            }
+        }
+    }
+
+    fn count_log_bytes(&self, bytes: u64) {
+        let mut checkpoints = self.checkpoints.lock();
+        checkpoints.log_bytes += bytes;
+        let first = checkpoints.changed_since.is_none();
+        checkpoints.changed_since.get_or_insert_with(Instant::now);
+        if first || checkpoints.log_bytes >= self.checkpoint_bytes {
+            self.checkpoint_wanted.notify_one();
+        }
+    }
+
+    /// Applies what the log has decided, in one transaction, and answers.
+    fn apply_committed(&self, core: &mut Core) {
+        let committed = self.log.committed();
+        let count = core.proposed.partition_point(|proposed| proposed.index <= committed);
+        if count == 0 {
+            return;
+        }
+        let ready: Vec<Proposed> = core.proposed.drain(..count).collect();
+        let (commands, answers): (Vec<_>, Vec<_>) =
+            ready.into_iter().map(|p| ((p.index, p.command), (p.index, p.answer))).unzip();
+        let mut touched = touched_sessions(&commands);
+        let applied = match self.store.read().as_ref() {
+            Some(store) => apply_all(store, core, commands),
+            None => Err(Fatal(FsError::Unavailable)),
+        };
+        match applied {
+            Ok(replies) => {
+                touched.extend(replies.iter().filter_map(new_session));
+                self.publish(core, &touched);
+                for ((index, answer), reply) in answers.into_iter().zip(replies) {
+                    // Nobody may listen any more: no harm.
+                    drop(answer.send(reply.map(|(reply, effects)| Applied { index, reply, effects })));
+                }
+            }
+            Err(Fatal(error)) => {
+                self.fail(format!("metadata tables: {error}; what they lack is in the log"));
+                answers.into_iter().for_each(|(_, answer)| drop(answer.send(Err(FsError::Io))));
+            }
+        }
+    }
+
+    /// Before the answers go out, so that who has one finds it published.
+    fn publish(&self, core: &Core, touched: &[SessionId]) {
+        let durable = *self.durable.borrow();
+        let mut published = self.published.write();
+        published.state = core.state;
+        for session in touched {
+            // The group's last entry, not the session's: two batches of one session may be in it.
+            let row = core.sessions.get(*session);
+            published.session_changed(*session, row, core.state.applied, durable);
+        }
+    }
+
+    /// The machine can't go on: the first reason stays.
+    pub fn fail(&self, line: String) {
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            if first {
+                tracing::error!("{line}");
+                *failure = Some(line);
+            }
+            first
+        });
+    }
+}
+
+/// Runs commands in one transaction; the core's state is as before if that fails.
+pub fn apply_all(
+    store: &Store,
+    core: &mut Core,
+    commands: Vec<(LogIndex, Command)>,
+) -> Result<Vec<FsResult<(Reply, apply::Effects)>>, Fatal> {
+    let sessions = &mut core.sessions;
+    let (state, replies) = store
+        .update(core.state, |tx| {
+            let mut replies = Vec::with_capacity(commands.len());
+            for (index, command) in commands {
+                tx.state.applied = index;
+                let reply = apply::apply(tx, sessions, command).map_err(|Fatal(error)| error)?;
+                let effects = tx.take_effects();
+                replies.push(reply.map(|reply| (reply, effects)));
+            }
+            Ok(replies)
+        })
+        .map_err(Fatal)?;
+    core.state = state;
+    Ok(replies)
+}
+
+fn early_answer(core: &Core, before: &[Submission], command: &Command) -> Option<FsResult<Applied>> {
+    let Command::Batch { session, first, ops } = command else { return None };
+    // What is queued before it may change the answer.
+    if !core.proposed.is_empty() || before.iter().any(|s| concerns(&s.command, *session)) {
+        return None;
+    }
+    match core.sessions.admit(*session, *first, ops.len()) {
+        Ok(Admission::New { .. }) => None,
+        Ok(Admission::Repeated(results)) => Some(Ok(Applied {
+            index: core.state.applied,
+            reply: Reply::Results(results),
+            effects: apply::Effects::default(),
+        })),
+        Err(error) => Some(Err(error)),
+    }
+}
+
+fn concerns(command: &Command, session: SessionId) -> bool {
+    matches!(command, Command::Batch { session: s, .. } | Command::EndSession { session: s } if *s == session)
+}
+
+fn touched_sessions(commands: &[(LogIndex, Command)]) -> Vec<SessionId> {
+    let session = |(_, command): &(LogIndex, Command)| match command {
+        Command::Batch { session, .. } | Command::EndSession { session } => Some(*session),
+        _ => None,
+    };
+    commands.iter().filter_map(session).collect()
+}
+
+fn new_session(reply: &FsResult<(Reply, apply::Effects)>) -> Option<SessionId> {
+    match reply {
+        Ok((Reply::Session(session), _)) => Some(*session),
+        _ => None,
+    }
+}

@@ -1,0 +1,319 @@
+//! The metadata machine: commands are appended to the log, applied to the tables, answered.
+//!
+//! ```text
+//! submit ──▶ queue ──▶ log.propose ──▶ (committed) ──▶ apply to tables ──▶ publish ──▶ answer
+//!                        │ write(2)                      │ one redb transaction per group
+//!                        └─▶ sync thread: fdatasync      └─▶ checkpoint thread: durable tables
+//! ```
+//!
+//! What if the process dies: before the append, nothing happened. After it, the restart applies the entry
+//! and the repeated batch gets its replies. A power loss may also take entries that were not synced: then
+//! the tables are at the last checkpoint, the log ends earlier, and the mounts send again what they keep.
+//!
+//! A disk that fails (append, sync, tables) ends the machine: nothing is retried as if nothing had
+//! happened. [`Machine::failed`] tells the daemon to stop.
+
+mod checkpoint;
+mod core;
+mod open;
+mod published;
+
+#[cfg(test)]
+mod tests;
+
+pub use open::Birth;
+
+use self::core::{Shared, Submission};
+use super::apply::{Applied, Command, Reply};
+use super::tables::Snapshot;
+use crate::durable::DirLock;
+use cairn_common::attr::Timestamp;
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{ClusterId, Epoch, LogIndex, Seq, SessionId};
+use cairn_common::proto::meta::ClientInfo;
+use futures::executor::block_on;
+use parking_lot::Mutex;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::RuntimeFlavor;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::{block_in_place, unconstrained};
+
+/// Sizes and times of the machine; the defaults suit a daemon.
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    /// Bytes of redb's cache.
+    pub cache_bytes: usize,
+    /// Bytes of one log segment.
+    pub segment_bytes: u64,
+    /// A checkpoint begins when the log has grown by this many bytes since the last.
+    pub checkpoint_bytes: u64,
+    /// A checkpoint begins this long after the first change since the last.
+    pub checkpoint_after: Duration,
+    /// Appended entries are durable at most about this much later.
+    pub sync_after: Duration,
+    /// Commands that grow the state are refused with `NoSpace` when the disk has less than this left.
+    pub reserve_bytes: u64,
+}
+
+impl Default for MachineConfig {
+    fn default() -> MachineConfig {
+        MachineConfig {
+            cache_bytes: 256 << 20,
+            segment_bytes: 64 << 20,
+            checkpoint_bytes: 16 << 20,
+            checkpoint_after: Duration::from_secs(60),
+            sync_after: Duration::from_secs(1),
+            reserve_bytes: 128 << 20,
+        }
+    }
+}
+
+/// Why a directory could not be opened. Each is one clear line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Lock(#[from] crate::durable::LockError),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    /// The files do not say what this program wrote.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+/// A session as the state knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    pub session: SessionId,
+    pub client: ClientInfo,
+    pub opened: Timestamp,
+    /// The last operation applied.
+    pub applied: Seq,
+    /// The last operation that is on stable storage.
+    pub durable: Seq,
+}
+
+/// Positions in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub applied: LogIndex,
+    pub durable: LogIndex,
+    pub checkpoint: LogIndex,
+}
+
+/// Most commands that wait in the queue; who comes then waits before it.
+const QUEUE_MAX: usize = 1024;
+
+/// The machine. Clones share it.
+#[derive(Clone)]
+pub struct Machine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    permits: Semaphore,
+    owned: Mutex<Owned>,
+}
+
+/// What ends with the machine.
+struct Owned {
+    thread: Option<JoinHandle<()>>,
+    lock: Option<DirLock>,
+}
+
+impl Machine {
+    fn new(shared: Arc<Shared>, owned: Owned) -> Machine {
+        let inner = Inner { shared, permits: Semaphore::new(QUEUE_MAX), owned: Mutex::new(owned) };
+        Machine { inner: Arc::new(inner) }
+    }
+
+    /// Applies a command. `OpenSession`, `EndSession`, `AllocateInos`, `RegisterNode` and
+    /// `CreateVolume` are durable when this answers; the others are so about `sync_after` later, or
+    /// after [`Machine::sync`]. The command may be applied even if the future is dropped.
+    ///
+    /// Errors: what the command's rules say; `NoSpace` if the disk has no room (nothing happened);
+    /// `Io` if the machine has failed; `Unavailable` after [`Machine::shutdown`].
+    pub async fn submit(&self, command: Command) -> FsResult<Applied> {
+        let durable = command.must_be_durable();
+        let entry = command.encode()?;
+        let permit = self.inner.permits.acquire().await.map_err(|_| FsError::Unavailable)?;
+        let (answer, answered) = oneshot::channel();
+        self.inner.shared.queue.lock().push_back(Submission { command, entry, answer });
+        self.inner.shared.drain();
+        let applied = answered.await.map_err(|_| FsError::Unavailable)??;
+        drop(permit);
+        if durable {
+            self.sync(applied.index).await?;
+        }
+        Ok(applied)
+    }
+
+    /// The first command of each start.
+    fn begin_epoch(&self) -> Result<(), OpenError> {
+        // Unconstrained: tokio's budget of the task that opens us is never renewed while it blocks here.
+        let began = block_on(unconstrained(self.submit(Command::Start)));
+        match began {
+            Ok(Applied { reply: Reply::Epoch(_), .. }) => Ok(()),
+            Ok(_) => Err(OpenError::Corrupt("the first command was answered wrongly".into())),
+            Err(error) => Err(OpenError::Corrupt(format!("cannot begin to serve: {error}"))),
+        }
+    }
+
+    /// Waits until everything up to `through` is on stable storage. `Io` if the log has failed.
+    pub async fn sync(&self, through: LogIndex) -> FsResult<()> {
+        let shared = &self.inner.shared;
+        if *shared.durable.borrow() >= through {
+            return Ok(());
+        }
+        if self.sync_here() && *shared.durable.borrow() >= through {
+            return Ok(());
+        }
+        shared.log.request_sync(through);
+        let mut durable = shared.durable.clone();
+        let mut failure = shared.log.failure();
+        tokio::select! {
+            reached = durable.wait_for(|durable| *durable >= through) => {
+                reached.map(drop).map_err(|_| FsError::Unavailable)
+            }
+            _ = failure.wait_for(Option::is_some) => {
+                shared.fail("metadata log: a sync failed".into());
+                Err(FsError::Io)
+            }
+        }
+    }
+
+    /// Syncs the log on this thread unless somebody is at it; false if it did not. Other tasks of this
+    /// thread go on elsewhere meanwhile.
+    fn sync_here(&self) -> bool {
+        let may_block = tokio::runtime::Handle::try_current()
+            .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+        match may_block.then(|| self.inner.shared.log.begin_sync()).flatten() {
+            Some(turn) => block_in_place(|| turn.sync()),
+            None => return false,
+        }
+        true
+    }
+
+    /// Waits until the session's operations up to `through` are on stable storage; answers up to which
+    /// they are. `OutOfOrder` if `through` has not been applied, `Evicted` for an unknown session.
+    pub async fn sync_session(&self, session: SessionId, through: Seq) -> FsResult<Seq> {
+        let entry = self.inner.shared.published.read().entry_of(session, through);
+        if let Some(index) = entry.ok_or(FsError::Evicted)?.map_err(|_| FsError::OutOfOrder)? {
+            self.sync(index).await?;
+        }
+        Ok(self.durable_seq(session).unwrap_or(through))
+    }
+
+    /// The last operation of the session that is on stable storage.
+    #[must_use]
+    pub fn durable_seq(&self, session: SessionId) -> Option<Seq> {
+        self.session(session).map(|info| info.durable)
+    }
+
+    /// Reads the state as of the last commit. Don't keep what `f` gets longer than needed: it
+    /// pins old pages. `Corrupt` if what is read is damaged.
+    pub fn read<T>(&self, f: impl FnOnce(&Snapshot) -> FsResult<T>) -> FsResult<T> {
+        let state = self.inner.shared.published.read().state;
+        let snapshot = match self.inner.shared.store.read().as_ref() {
+            Some(store) => store.snapshot(&state)?,
+            None => return Err(FsError::Unavailable),
+        };
+        // redb panics on some damage; whoever asked gets an answer, and the others go on.
+        catch_unwind(AssertUnwindSafe(|| f(&snapshot))).unwrap_or_else(|_| {
+            tracing::error!("metadata tables: reading them panicked; they may be damaged");
+            Err(FsError::Corrupt)
+        })
+    }
+
+    /// Everything that is wrong with the tree, one line each. Reads all of it: for tests and repair.
+    pub fn check(&self) -> FsResult<Vec<String>> {
+        self.read(cairn_common::namespace::check::check)
+    }
+
+    #[must_use]
+    pub fn session(&self, session: SessionId) -> Option<SessionInfo> {
+        let durable = *self.inner.shared.durable.borrow();
+        self.inner.shared.published.read().session(session, durable)
+    }
+
+    /// All sessions, in order.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        let durable = *self.inner.shared.durable.borrow();
+        self.inner.shared.published.read().sessions(durable)
+    }
+
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.inner.shared.published.read().state.cluster
+    }
+
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.inner.shared.published.read().state.epoch
+    }
+
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let durable = *self.inner.shared.durable.borrow();
+        let published = self.inner.shared.published.read();
+        Progress { applied: published.state.applied, durable, checkpoint: published.checkpoint }
+    }
+
+    /// Makes a checkpoint now, unless the machine has failed. Blocks.
+    pub fn checkpoint(&self) {
+        self.inner.shared.checkpoint();
+        self.inner.shared.drain();
+    }
+
+    /// Waits until the machine has failed (a disk that lost or refused writes): the daemon must stop
+    /// with this line.
+    pub async fn failed(&self) -> String {
+        let mut machine = self.inner.shared.failure.subscribe();
+        let mut log = self.inner.shared.log.failure();
+        let line = tokio::select! {
+            line = machine.wait_for(Option::is_some) => line.ok().and_then(|line| line.clone()),
+            line = log.wait_for(Option::is_some) => line.ok().and_then(|line| line.clone()),
+        };
+        line.unwrap_or_else(|| "the metadata machine is gone".into())
+    }
+
+    /// Takes no more commands, makes a checkpoint, closes the files: the next start replays nothing.
+    /// Later calls answer `Unavailable`. `Io` if the machine has failed: then the files stay as they are.
+    pub async fn shutdown(&self) -> FsResult<()> {
+        let inner = self.inner.clone();
+        tokio::task::spawn_blocking(move || inner.close()).await.map_err(|_| FsError::Io)?
+    }
+}
+
+impl Inner {
+    fn close(&self) -> FsResult<()> {
+        self.permits.close();
+        self.stop_thread();
+        let closed = self.shared.close();
+        self.owned.lock().lock = None;
+        // Whoever queued up too late gets an answer.
+        self.shared.drain();
+        if closed { Ok(()) } else { Err(FsError::Io) }
+    }
+
+    fn stop_thread(&self) {
+        self.shared.checkpoints.lock().stop = true;
+        self.shared.checkpoint_wanted.notify_all();
+        if let Some(thread) = self.owned.lock().thread.take() {
+            thread.join().expect("the checkpoint thread does not panic");
+        }
+    }
+}
+
+impl Drop for Inner {
+    /// Without a shutdown this is a crash: the next start replays the log.
+    fn drop(&mut self) {
+        self.stop_thread();
+    }
+}

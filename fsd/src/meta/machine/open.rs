@@ -1,0 +1,213 @@
+//! Opening a machine's directory: made, recovered, replayed.
+//!
+//! ```text
+//! LOCK        held while a daemon runs
+//! tables      redb
+//! log-*       segments of the operation log
+//! ```
+
+use super::checkpoint;
+use super::core::{CheckpointState, Core, Shared, apply_all};
+use super::published::Published;
+use super::{Machine, MachineConfig, OpenError, Owned};
+use crate::disk::{Disk, RealDisk};
+use crate::durable::{DirLock, TEMPORARY, create_dir_all, remove_temporaries};
+use crate::meta::apply::{Command, Fatal, Sessions};
+use crate::meta::log::{FileLog, Log, LogOptions, RecoverError, recover};
+use crate::meta::tables::{State, Store};
+use cairn_common::attr::Timestamp;
+use cairn_common::ids::{ClusterId, Epoch, Ino, LogIndex, NodeId, SessionId, VolumeId};
+use cairn_common::namespace::tables::Totals;
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tokio::sync::watch;
+
+const TABLES: &str = "tables";
+/// Entries of the log that are replayed in one transaction.
+const REPLAY_GROUP: usize = 1024;
+
+/// What a new cluster begins with.
+pub struct Birth {
+    pub cluster: ClusterId,
+    /// Times of the root directory.
+    pub time: Timestamp,
+}
+
+impl Machine {
+    /// Opens the machine's directory, made anew (with a root directory) if it is missing or empty;
+    /// replays what the last checkpoint does not have, and begins a new epoch. Blocks. To be called
+    /// inside a tokio runtime.
+    pub fn open(dir: &Path, config: MachineConfig) -> Result<Machine, OpenError> {
+        let failed = |source| OpenError::Io { path: dir.to_owned(), source };
+        create_dir_all(dir).map_err(failed)?;
+        let lock = DirLock::acquire(dir)?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir).map_err(failed)?);
+        let now = std::time::SystemTime::now();
+        let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let time = Timestamp {
+            secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            nanos: since.subsec_nanos(),
+        };
+        let birth = Birth { cluster: ClusterId(rand::random()), time };
+        Machine::open_on(disk, Some(lock), config, &birth)
+    }
+
+    /// [`Machine::open`] on any disk; `birth` counts only if the directory is empty.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        lock: Option<DirLock>,
+        config: MachineConfig,
+        birth: &Birth,
+    ) -> Result<Machine, OpenError> {
+        let open = || Machine::open_with(disk, lock, config, birth, |log| Box::new(log));
+        // redb panics on some damage that its checksums would show; the operator gets a line all the same.
+        catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
+            Err(OpenError::Corrupt(format!("metadata tables: {TABLES} is damaged, reading it panicked")))
+        })
+    }
+
+    /// [`Machine::open_on`], with another log in front of the files.
+    pub(super) fn open_with(
+        disk: Arc<dyn Disk>,
+        lock: Option<DirLock>,
+        config: MachineConfig,
+        birth: &Birth,
+        wrap: impl FnOnce(FileLog) -> Box<dyn Log>,
+    ) -> Result<Machine, OpenError> {
+        let store = open_store(&*disk, &config, birth)?;
+        let (state, rows) = store.load()?;
+        let mut core = Core::new(state, Sessions::new(rows));
+        let log = wrap(open_log(&disk, &config, &store, &mut core)?);
+        let published = Published::new(core.state, state.applied, core.sessions.iter());
+        let shared = Arc::new(Shared {
+            durable: log.durable(),
+            log,
+            decided: AtomicBool::new(false),
+            disk,
+            store: RwLock::new(Some(store)),
+            core: Mutex::new(core),
+            queue: Mutex::default(),
+            published: RwLock::new(published),
+            failure: watch::Sender::new(None),
+            checkpoints: Mutex::new(CheckpointState::default()),
+            checkpoint_wanted: Condvar::new(),
+            runtime: tokio::runtime::Handle::current(),
+            reserve_bytes: config.reserve_bytes,
+            checkpoint_bytes: config.checkpoint_bytes,
+        });
+        let waker = Arc::downgrade(&shared);
+        shared.log.on_committed(Box::new(move || {
+            if let Some(shared) = waker.upgrade() {
+                shared.committed();
+            }
+        }));
+        let thread = checkpoint::start(shared.clone(), config.checkpoint_after)
+            .map_err(|source| OpenError::Io { path: "checkpoint thread".into(), source })?;
+        let machine = Machine::new(shared, Owned { thread: Some(thread), lock });
+        machine.begin_epoch()?;
+        Ok(machine)
+    }
+}
+
+fn open_store(disk: &dyn Disk, config: &MachineConfig, birth: &Birth) -> Result<Store, OpenError> {
+    let failed = |source| OpenError::Io { path: TABLES.into(), source };
+    remove_temporaries(disk).map_err(failed)?;
+    let file = match disk.open(TABLES) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create_store(disk, config, birth)?;
+            disk.open(TABLES).map_err(failed)?
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    Ok(Store::open(file, config.cache_bytes)?)
+}
+
+/// Makes the database under another name first: whatever is called `tables` is whole.
+fn create_store(disk: &dyn Disk, config: &MachineConfig, birth: &Birth) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Io { path: TABLES.into(), source };
+    let names = disk.list().map_err(failed)?;
+    if let Some(name) = names.iter().find(|name| name.starts_with("log-")) {
+        return Err(OpenError::Corrupt(format!("there is a log ({name}) but no {TABLES}")));
+    }
+    let temporary = format!("{TABLES}{TEMPORARY}");
+    let file = disk.create(&temporary).map_err(failed)?;
+    let store = Store::open(file, config.cache_bytes)?;
+    store
+        .init(first_state(birth.cluster), |tx| crate::meta::apply::init(tx, birth.time))
+        .map_err(|error| OpenError::Corrupt(format!("cannot make the tables: {error}")))?;
+    store.close();
+    disk.rename(&temporary, TABLES).map_err(failed)?;
+    disk.sync_dir().map_err(failed)
+}
+
+fn first_state(cluster: ClusterId) -> State {
+    State {
+        cluster,
+        epoch: Epoch(0),
+        applied: LogIndex(0),
+        next_ino: Ino(Ino::ROOT.0 + 1),
+        next_session: SessionId(1),
+        next_node: NodeId(1),
+        next_volume: VolumeId(1),
+        totals: Totals::default(),
+    }
+}
+
+/// Recovers the log and applies what the tables lack.
+fn open_log(
+    disk: &Arc<dyn Disk>,
+    config: &MachineConfig,
+    store: &Store,
+    core: &mut Core,
+) -> Result<FileLog, OpenError> {
+    let cluster = core.state.cluster;
+    let applied = core.state.applied;
+    let mut group = Vec::new();
+    let recovered = recover(&**disk, cluster, applied, &mut |index, entry| {
+        group.push((index, Command::decode(entry)?));
+        if group.len() >= REPLAY_GROUP {
+            replay(store, core, std::mem::take(&mut group))?;
+        }
+        Ok(())
+    })?;
+    replay(store, core, group).map_err(OpenError::Corrupt)?;
+    if recovered.cut > 0 {
+        tracing::warn!(
+            "metadata log: cut {} bytes of a torn tail after entry {}",
+            recovered.cut,
+            recovered.last
+        );
+    }
+    let options =
+        LogOptions { segment_bytes: config.segment_bytes, sync_after: config.sync_after, reserve_bytes: 0 };
+    FileLog::start(disk.clone(), cluster, recovered, options)
+        .map_err(|error| OpenError::Corrupt(error.to_string()))
+}
+
+fn replay(store: &Store, core: &mut Core, group: Vec<(LogIndex, Command)>) -> Result<(), String> {
+    if group.is_empty() {
+        return Ok(());
+    }
+    let replies = apply_all(store, core, group);
+    replies.map(drop).map_err(|Fatal(error)| format!("cannot be applied: {error}"))
+}
+
+impl From<RecoverError> for OpenError {
+    fn from(error: RecoverError) -> OpenError {
+        match error {
+            RecoverError::Io { name, source } => OpenError::Io { path: name.into(), source },
+            other => OpenError::Corrupt(other.to_string()),
+        }
+    }
+}
+
+impl From<crate::meta::tables::StoreError> for OpenError {
+    fn from(error: crate::meta::tables::StoreError) -> OpenError {
+        OpenError::Corrupt(error.to_string())
+    }
+}

@@ -1,0 +1,229 @@
+//! Death at any point: of the process, and of the power.
+
+use super::random::Random;
+use super::*;
+use crate::disk::Disk;
+use crate::disk::sim::{Call, SimDisk};
+use crate::meta::tables::Dump;
+use std::sync::Arc;
+
+const BIRTH: Birth = Birth { cluster: ClusterId(5), time: Timestamp { secs: 1, nanos: 0 } };
+
+fn config() -> MachineConfig {
+    MachineConfig {
+        segment_bytes: 8 << 10,
+        reserve_bytes: 0,
+        cache_bytes: 4 << 20,
+        sync_after: Duration::from_secs(3600),
+        checkpoint_after: Duration::from_secs(3600),
+        ..MachineConfig::default()
+    }
+}
+
+fn open_on(disk: &SimDisk) -> Result<Machine, OpenError> {
+    Machine::open_on(Arc::new(disk.clone()), None, config(), &BIRTH)
+}
+
+/// A machine with one session that has inode numbers, and its random operations.
+async fn begin(disk: &SimDisk, seed: u64) -> FsResult<(Machine, SessionId, Random)> {
+    let machine = open_on(disk).map_err(|_| FsError::Io)?;
+    let open = Command::OpenSession { client: ClientInfo::default(), time: time(1) };
+    let Reply::Session(session) = machine.submit(open).await?.reply else { panic!("no session") };
+    let Reply::Inos(range) = machine.submit(Command::AllocateInos { session }).await?.reply else {
+        panic!("no numbers")
+    };
+    Ok((machine, session, Random::new(seed, range.first)))
+}
+
+fn dump(machine: &Machine) -> Dump {
+    machine.read(|snapshot| snapshot.dump()).unwrap()
+}
+
+/// The tables after the first `count` operations of `seed`, one by one, on a machine that never dies.
+async fn expected(seed: u64, counts: &[u64]) -> Vec<Dump> {
+    let (machine, session, mut random) = begin(&SimDisk::new(), seed).await.unwrap();
+    let mut dumps = Vec::new();
+    let last = *counts.last().unwrap();
+    for n in 0..=last {
+        if counts.contains(&n) {
+            dumps.push(dump(&machine));
+        }
+        batch(&machine, session, n + 1, vec![random.op()]).await.unwrap();
+    }
+    dumps
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grouping_does_not_matter() {
+    for seed in 0..5 {
+        let (machine, session, mut random) = begin(&SimDisk::new(), seed).await.unwrap();
+        let mut next = 1;
+        for size in [1, 50, 3, 200, 46] {
+            batch(&machine, session, next, random.ops(size)).await.unwrap();
+            next += size as u64;
+        }
+        let one_by_one = expected(seed, &[300]).await;
+        assert_eq!(dump(&machine), one_by_one[0], "seed {seed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replay_gives_the_same_tables_and_replies() {
+    for seed in 10..14 {
+        let disk = SimDisk::new();
+        let (machine, session, mut random) = begin(&disk, seed).await.unwrap();
+        let mut last = (1, Vec::new(), Vec::new());
+        for n in 0..12_u64 {
+            let ops = random.ops(15);
+            let results = batch(&machine, session, n * 15 + 1, ops.clone()).await.unwrap();
+            last = (n * 15 + 1, ops, results);
+            if n == seed - 8 {
+                machine.checkpoint();
+            }
+        }
+        let before = dump(&machine);
+        let killed = disk.kill();
+        drop(machine);
+        let machine = open_on(&killed).unwrap();
+        assert_eq!(dump(&machine), before, "seed {seed}");
+        let again = batch(&machine, session, last.0, last.1.clone()).await.unwrap();
+        assert_eq!(again, last.2, "seed {seed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_loss_keeps_a_prefix_with_all_that_was_synced() {
+    const BATCHES: u64 = 8;
+    const SIZE: usize = 6;
+    for seed in 20..23 {
+        let counts: Vec<u64> = (0..=BATCHES).map(|n| n * SIZE as u64).collect();
+        let prefixes = expected(seed, &counts).await;
+        let mut changes = 0;
+        loop {
+            let disk = SimDisk::new();
+            let (machine, session, mut random) = begin(&disk, seed).await.unwrap();
+            disk.power_off_after(changes);
+            let mut synced = Seq(0);
+            let mut done = 0;
+            for n in 0..BATCHES {
+                let first = n * SIZE as u64 + 1;
+                if batch(&machine, session, first, random.ops(SIZE)).await.is_err() {
+                    break;
+                }
+                done = first + SIZE as u64 - 1;
+                if n % 3 == 2 {
+                    machine.checkpoint();
+                } else if n % 2 == 1 {
+                    synced = machine.sync_session(session, Seq(done)).await.unwrap_or(synced);
+                }
+                synced = synced.max(machine.durable_seq(session).unwrap_or_default());
+            }
+            drop(machine);
+            let context = format!("seed {seed}, power off at {changes}, done {done}, synced {synced}");
+            let machine =
+                open_on(&disk.power_cycle(seed ^ changes)).unwrap_or_else(|e| panic!("{context}: {e}"));
+            let info = machine.session(session).unwrap_or_else(|| panic!("{context}: no session"));
+            assert!(info.applied >= synced, "{context}: {info:?}");
+            assert_eq!(info.durable, info.applied, "{context}");
+            let at = usize::try_from(info.applied.0).unwrap() / SIZE;
+            assert_eq!(dump(&machine), prefixes[at], "{context}: {info:?}");
+            if Some(&done) == counts.last() {
+                break;
+            }
+            changes += 3;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_loss_while_the_directory_is_made() {
+    for changes in 0.. {
+        let disk = SimDisk::new();
+        disk.power_off_after(changes);
+        let made = open_on(&disk).is_ok();
+        let after = disk.power_cycle(changes);
+        let machine = open_on(&after).unwrap_or_else(|error| panic!("power off at {changes}: {error}"));
+        assert!(machine.read(|s| s.inode(Ino::ROOT)).unwrap().is_some());
+        if made {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_disk_stops_the_machine() {
+    for (call, cause) in [(Call::Write, "append"), (Call::Sync, "sync")] {
+        let disk = SimDisk::new();
+        let (machine, session, mut random) = begin(&disk, 1).await.unwrap();
+        batch(&machine, session, 1, random.ops(3)).await.unwrap();
+        let before = dump(&machine);
+        disk.fail_once(call, 0, io::ErrorKind::Other);
+        let second = batch(&machine, session, 4, random.ops(3)).await;
+        let synced = machine.sync(LogIndex(machine.progress().applied.0 + 1)).await;
+        assert_eq!(synced, Err(FsError::Io));
+        assert!(machine.failed().await.contains(cause), "{}", machine.failed().await);
+        assert_eq!(batch(&machine, session, 4, random.ops(3)).await, Err(FsError::Io));
+        assert_eq!(machine.shutdown().await, Err(FsError::Io));
+        drop(machine);
+        disk.heal();
+        let machine = open_on(&disk).unwrap();
+        if second.is_err() {
+            assert_eq!(dump(&machine), before);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_growth_but_not_removal() {
+    let disk = SimDisk::new();
+    let config = MachineConfig { reserve_bytes: 1 << 20, ..config() };
+    let machine = Machine::open_on(Arc::new(disk.clone()), None, config, &BIRTH).unwrap();
+    let session = open_session(&machine).await;
+    let Reply::Inos(range) = machine.submit(Command::AllocateInos { session }).await.unwrap().reply else {
+        panic!("no numbers")
+    };
+    batch(&machine, session, 1, vec![make("f", range.first)]).await.unwrap()[0].clone().unwrap();
+    disk.set_available(1000);
+    // The space is looked at once per so many bytes of log.
+    let mut first = 2;
+    let refused = loop {
+        match batch(&machine, session, first, vec![chmod(0o700); 2000]).await {
+            Ok(_) => first += 2000,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, FsError::NoSpace);
+    let unlink = Op { body: OpBody::Unlink { parent: Ino::ROOT, name: "f".into() }, ..chmod(1) };
+    batch(&machine, session, first, vec![unlink]).await.unwrap()[0].clone().unwrap();
+    disk.set_available(1 << 30);
+    batch(&machine, session, first + 1, vec![chmod(0o711)]).await.unwrap();
+    assert_eq!(perm(&machine), 0o711);
+}
+
+/// Garbage in the files is refused in words, or does not matter; it never hangs or panics at the start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_files_are_refused_in_words() {
+    let made = SimDisk::new();
+    let (machine, session, mut random) = begin(&made, 3).await.unwrap();
+    batch(&machine, session, 1, random.ops(30)).await.unwrap();
+    machine.shutdown().await.unwrap();
+    drop(machine);
+    let mut refused = 0;
+    for offset in [0, 3, 9, 12, 30, 64, 128, 200, 4096, 4100, 8192, 12_288, 20_480] {
+        let disk = made.kill();
+        disk.corrupt("tables", offset, &[0x5a; 16]);
+        match open_on(&disk) {
+            Ok(machine) => drop(machine),
+            Err(error) => {
+                refused += 1;
+                assert!(error.to_string().contains("tables"), "at {offset}: {error}");
+            }
+        }
+    }
+    assert!(refused > 0);
+    let disk = made.kill();
+    let name = disk.list().unwrap().into_iter().find(|name| name.starts_with("log-")).unwrap();
+    disk.corrupt(&name, 0, b"garbage!");
+    let line = open_on(&disk).map(|_| ()).unwrap_err().to_string();
+    assert!(line.contains(&format!("{name} is not a log segment")), "{line}");
+}

@@ -1,0 +1,193 @@
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+//! The machine from end to end: what is answered is there after a restart, once.
+
+mod crash;
+mod decided_later;
+mod random;
+mod twin;
+
+use super::*;
+use cairn_common::attr::{Caller, FileKind, SetAttr};
+use cairn_common::ids::{Ino, NodeId, VolumeId};
+use cairn_common::namespace::op::{Create, Op, OpBody, OpReply, OpResult};
+use cairn_common::namespace::tables::Read;
+
+fn time(secs: i64) -> Timestamp {
+    Timestamp { secs, nanos: 5 }
+}
+
+fn chmod(perm: u16) -> Op {
+    let set = SetAttr { perm: Some(perm), ..SetAttr::default() };
+    Op {
+        time: time(i64::from(perm)),
+        caller: Caller::default(),
+        body: OpBody::SetAttr { ino: Ino::ROOT, set },
+    }
+}
+
+fn make(name: &'static str, ino: Ino) -> Op {
+    let create = Create {
+        parent: Ino::ROOT,
+        name: name.into(),
+        ino,
+        kind: FileKind::File,
+        perm: 0o644,
+        umask: 0,
+        rdev: 0,
+        exclusive: true,
+        open: false,
+    };
+    Op { body: OpBody::Create(create), ..chmod(1) }
+}
+
+async fn open_session(machine: &Machine) -> SessionId {
+    let command = Command::OpenSession { client: ClientInfo::default(), time: time(1) };
+    match machine.submit(command).await.unwrap().reply {
+        Reply::Session(session) => session,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn batch(machine: &Machine, session: SessionId, first: u64, ops: Vec<Op>) -> FsResult<Vec<OpResult>> {
+    let command = Command::Batch { session, first: Seq(first), ops };
+    match machine.submit(command).await?.reply {
+        Reply::Results(results) => Ok(results),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn perm(machine: &Machine) -> u16 {
+    machine.read(|snapshot| Ok(snapshot.inode(Ino::ROOT)?.unwrap().attr.perm)).unwrap()
+}
+
+fn small() -> MachineConfig {
+    MachineConfig {
+        segment_bytes: 64 << 10,
+        reserve_bytes: 0,
+        cache_bytes: 8 << 20,
+        ..MachineConfig::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_machine_replays_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Machine::open(dir.path(), small()).unwrap();
+    assert_eq!(machine.epoch(), Epoch(1));
+    let session = open_session(&machine).await;
+    let first = batch(&machine, session, 1, vec![chmod(0o700), chmod(0o711)]).await.unwrap();
+    assert!(matches!(first[1], Ok(OpReply::Attr(attr)) if attr.perm == 0o711));
+    assert_eq!(perm(&machine), 0o711);
+    let cluster = machine.cluster();
+    drop(machine);
+
+    let machine = Machine::open(dir.path(), small()).unwrap();
+    assert_eq!((machine.cluster(), machine.epoch()), (cluster, Epoch(2)));
+    assert_eq!(perm(&machine), 0o711);
+    assert_eq!(machine.session(session).unwrap().applied, Seq(2));
+    let again = batch(&machine, session, 1, vec![chmod(0o700), chmod(0o711)]).await.unwrap();
+    assert_eq!(again, first, "the replies survive too");
+    assert_eq!(batch(&machine, session, 4, vec![chmod(0)]).await, Err(FsError::OutOfOrder));
+    machine.shutdown().await.unwrap();
+    assert_eq!(machine.submit(Command::Start).await.unwrap_err(), FsError::Unavailable);
+
+    let machine = Machine::open(dir.path(), small()).unwrap();
+    assert_eq!(perm(&machine), 0o711);
+    let again = batch(&machine, session, 2, vec![chmod(0o711), chmod(0o722)]).await.unwrap();
+    assert_eq!(again[0], first[1]);
+    assert_eq!(perm(&machine), 0o722);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_daemon_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Machine::open(dir.path(), small()).unwrap();
+    let line = Machine::open(dir.path(), small()).map(|_| ()).unwrap_err().to_string();
+    assert!(line.contains("in use by another daemon"), "{line}");
+    machine.shutdown().await.unwrap();
+    Machine::open(dir.path(), small()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_are_given_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Machine::open(dir.path(), small()).unwrap();
+    let session = open_session(&machine).await;
+    let register = |node, address: &str| Command::RegisterNode { node, identity: 9, address: address.into() };
+    let first = machine.submit(Command::AllocateInos { session }).await.unwrap().reply;
+    let node = machine.submit(register(None, "a:1")).await.unwrap();
+    assert_eq!(node.reply, Reply::Node(NodeId(1)));
+    assert!(machine.progress().durable >= node.index);
+    assert_eq!(machine.submit(register(None, "a:2")).await.unwrap().reply, Reply::Node(NodeId(1)));
+    assert_eq!(machine.submit(register(Some(NodeId(2)), "a:2")).await, Err(FsError::WrongPeer));
+    let create = Command::CreateVolume { node: NodeId(1) };
+    assert_eq!(machine.submit(create.clone()).await.unwrap().reply, Reply::Volume(VolumeId(1)));
+    drop(machine);
+
+    let machine = Machine::open(dir.path(), small()).unwrap();
+    assert_ne!(machine.submit(Command::AllocateInos { session }).await.unwrap().reply, first);
+    assert_eq!(machine.submit(create).await.unwrap().reply, Reply::Volume(VolumeId(2)));
+    let unknown = Command::CreateVolume { node: NodeId(7) };
+    assert_eq!(machine.submit(unknown).await, Err(FsError::NotFound));
+    let (nodes, volumes) = machine.read(|s| Ok((s.nodes()?, s.volumes()?))).unwrap();
+    assert_eq!(nodes.iter().map(|row| row.address.as_str()).collect::<Vec<_>>(), ["a:2"]);
+    assert_eq!(volumes, [(VolumeId(1), NodeId(1)), (VolumeId(2), NodeId(1))]);
+    assert_ne!(open_session(&machine).await, session);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ended_session_changes_nothing_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Machine::open(dir.path(), small()).unwrap();
+    let session = open_session(&machine).await;
+    batch(&machine, session, 1, vec![chmod(0o700)]).await.unwrap();
+    machine.submit(Command::EndSession { session }).await.unwrap();
+    assert_eq!(machine.session(session), None);
+    assert_eq!(batch(&machine, session, 2, vec![chmod(0o777)]).await, Err(FsError::Evicted));
+    assert_eq!(machine.sync_session(session, Seq(1)).await, Err(FsError::Evicted));
+    machine.checkpoint();
+    drop(machine);
+    let machine = Machine::open(dir.path(), small()).unwrap();
+    assert_eq!(batch(&machine, session, 2, vec![chmod(0o777)]).await, Err(FsError::Evicted));
+    assert_eq!(perm(&machine), 0o700);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_was_never_given_out_makes_no_inode() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Machine::open(dir.path(), small()).unwrap();
+    let session = open_session(&machine).await;
+    let results = batch(&machine, session, 1, vec![make("f", Ino(1 << 40))]).await.unwrap();
+    assert_eq!(results, [Err(FsError::Invalid)]);
+}
+
+/// Many at once, with checkpoints meanwhile: everyone is answered once, in order, and it is all there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_sessions_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Machine::open(dir.path(), MachineConfig { checkpoint_bytes: 4 << 10, ..small() }).unwrap();
+    let tasks: Vec<_> = (0..16)
+        .map(|_| {
+            let machine = machine.clone();
+            tokio::spawn(async move {
+                let session = open_session(&machine).await;
+                for n in 1..=100 {
+                    let results = batch(&machine, session, n, vec![chmod(0o700)]).await.unwrap();
+                    assert!(matches!(results[..], [Ok(OpReply::Attr(_))]));
+                }
+                machine.sync_session(session, Seq(100)).await.unwrap();
+                session
+            })
+        })
+        .collect();
+    let mut sessions = Vec::new();
+    for task in tasks {
+        sessions.push(task.await.unwrap());
+    }
+    assert!(machine.progress().checkpoint > LogIndex(0));
+    drop(machine);
+    let machine = Machine::open(dir.path(), small()).unwrap();
+    for session in sessions {
+        assert_eq!(machine.session(session).unwrap().applied, Seq(100));
+    }
+}

@@ -1,0 +1,108 @@
+//! Gives back the space of files that have no names and that nobody has open, in the background and
+//! soon: `df` follows within a second or two. Not at once: a program that has found the name of a file just
+//! before it was removed or replaced opens it by its number, and must find it as it was.
+
+use super::apply::{Command, Reply};
+use super::machine::Machine;
+use super::session::{ReapWork, Sessions};
+use cairn_common::error::FsResult;
+use cairn_common::ids::Ino;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Most inodes in one command.
+const BATCH: usize = 256;
+/// How long a file lives on after its last name and its last close.
+const GRACE: Duration = Duration::from_secs(1);
+/// Most files that wait for that; with more of them, the oldest go earlier.
+const WAITING_MAX: usize = 64 << 10;
+/// Most orphans read at a time when all are looked at.
+const SCAN_PAGE: usize = 1024;
+/// Pause after a failed command (a full disk, say).
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Runs until the senders are gone.
+pub async fn run(machine: Machine, sessions: Arc<Sessions>, mut work: mpsc::UnboundedReceiver<ReapWork>) {
+    let mut items = Vec::with_capacity(BATCH);
+    let mut waiting: VecDeque<(Instant, Ino)> = VecDeque::new();
+    loop {
+        let first = waiting.front().map(|(due, _)| *due);
+        let full = waiting.len() >= WAITING_MAX;
+        tokio::select! {
+            received = work.recv_many(&mut items, BATCH), if !full => {
+                if received == 0 {
+                    return;
+                }
+                for item in items.drain(..) {
+                    match item {
+                        ReapWork::Inode(ino) => waiting.push_back((Instant::now() + GRACE, ino)),
+                        ReapWork::Scan => retry(|| scan(&machine, &sessions)).await,
+                    }
+                }
+            }
+            () = tokio::time::sleep_until(first.unwrap_or_else(Instant::now)), if first.is_some() && !full => {
+                reap(&machine, &sessions, take(&mut waiting, Instant::now())).await;
+            }
+            () = std::future::ready(()), if full => {
+                let oldest = waiting.drain(..BATCH).map(|(_, ino)| ino).collect();
+                reap(&machine, &sessions, oldest).await;
+            }
+        }
+    }
+}
+
+/// A batch of those that are due.
+fn take(waiting: &mut VecDeque<(Instant, Ino)>, now: Instant) -> Vec<Ino> {
+    let due = waiting.iter().take(BATCH).take_while(|(due, _)| *due <= now).count();
+    waiting.drain(..due).map(|(_, ino)| ino).collect()
+}
+
+async fn reap(machine: &Machine, sessions: &Sessions, mut inos: Vec<Ino>) {
+    sessions.tell(|leases| inos.retain(|ino| leases.reap_begins(*ino)));
+    while !inos.is_empty() {
+        let unfinished = match machine.submit(Command::Reap { inos: inos.clone() }).await {
+            Ok(applied) => match applied.reply {
+                Reply::Reaped { unfinished } => unfinished,
+                _ => Vec::new(),
+            },
+            Err(error) => {
+                tracing::debug!(%error, "reap");
+                tokio::time::sleep(RETRY_AFTER).await;
+                continue;
+            }
+        };
+        sessions.tell(|leases| {
+            for ino in inos.iter().filter(|ino| !unfinished.contains(ino)) {
+                leases.reaped(*ino);
+            }
+        });
+        inos = unfinished;
+    }
+}
+
+/// Tells the lease machine of all orphans; what nobody has open comes back as work.
+fn scan(machine: &Machine, sessions: &Sessions) -> FsResult<()> {
+    let mut after = Ino(0);
+    loop {
+        let page = machine.read(|snapshot| snapshot.orphans(after, SCAN_PAGE))?;
+        sessions.tell(|leases| {
+            for ino in &page {
+                leases.orphan(*ino);
+            }
+        });
+        match page.last() {
+            Some(last) => after = *last,
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn retry(mut attempt: impl FnMut() -> FsResult<()>) {
+    while let Err(error) = attempt() {
+        tracing::debug!(%error, "scan orphans");
+        tokio::time::sleep(RETRY_AFTER).await;
+    }
+}

@@ -1,0 +1,122 @@
+//! Sessions come and go: attach, detach, eviction, and the end of the wait after a restart.
+
+use super::Meta;
+use crate::meta::apply::{Command, Reply};
+use crate::meta::lease::Attached;
+use cairn_common::env::clock::timestamp;
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::SessionId;
+use cairn_common::limits::NAME_MAX;
+use cairn_common::proto::meta::{AttachReply, AttachRequest, ClientInfo, InoRange};
+use cairn_common::rpc::detached;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Most files that a mount may have open when it attaches again: bounded by the frame anyway.
+const OPENS_MAX: usize = 1 << 20;
+/// Longest mount point that is kept for `cairn status` (as PATH_MAX).
+const MOUNT_POINT_MAX: usize = 4096;
+
+/// Opens a session, or takes one up again.
+pub async fn attach(meta: Arc<Meta>, request: AttachRequest) -> FsResult<AttachReply> {
+    check_client(&request.client)?;
+    if request.opens.len() > OPENS_MAX {
+        return Err(FsError::TooBig);
+    }
+    let (session, attached) = match request.session {
+        Some(session) => (session, meta.sessions.attach_again(session, request.client, &request.opens)?),
+        None => open_session(&meta, request.client).await?,
+    };
+    reply(&meta, session, attached)
+}
+
+fn check_client(client: &ClientInfo) -> FsResult<()> {
+    let fits = client.host.len() <= NAME_MAX
+        && client.version.len() <= NAME_MAX
+        && client.mount_point.len() <= MOUNT_POINT_MAX;
+    if fits { Ok(()) } else { Err(FsError::TooBig) }
+}
+
+async fn open_session(meta: &Arc<Meta>, client: ClientInfo) -> FsResult<(SessionId, Attached)> {
+    meta.sessions.recovered().await;
+    // Before the session exists: if the caller goes away while this waits, nothing is left of it.
+    let attaching = meta.sessions.attaching().await;
+    let meta = meta.clone();
+    detached(async move {
+        let command = Command::OpenSession { client: client.clone(), time: timestamp(SystemTime::now()) };
+        let session = match meta.machine.submit(command).await?.reply {
+            Reply::Session(session) => session,
+            _ => return Err(FsError::Io),
+        };
+        tracing::info!(target: "cairn", "session {session}: {} mounts {}", client.host, client.mount_point);
+        Ok((session, meta.sessions.attach(attaching, session, client)))
+    })
+    .await
+}
+
+fn reply(meta: &Meta, session: SessionId, attached: Attached) -> FsResult<AttachReply> {
+    let info = meta.machine.session(session).ok_or(FsError::Evicted)?;
+    let timeout = meta.sessions.times().timeout;
+    Ok(AttachReply {
+        session,
+        cluster: meta.machine.cluster(),
+        epoch: meta.machine.epoch(),
+        applied: info.applied,
+        durable: info.durable,
+        time: timestamp(SystemTime::now()),
+        session_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        sole: attached.sole,
+        generation: attached.generation,
+    })
+}
+
+/// Ends a session, durably with all that it sent before. A session that is gone already is no error:
+/// the answer to the first call may have been lost.
+pub async fn end(meta: Arc<Meta>, session: SessionId) -> FsResult<()> {
+    if !meta.sessions.refuse(session) {
+        return Ok(());
+    }
+    if let Err(error) = meta.machine.submit(Command::EndSession { session }).await {
+        meta.sessions.unrefuse(session);
+        return Err(error);
+    }
+    // Only now: who waits for this session may go on, and who stays may be told that it is alone.
+    meta.sessions.end(session);
+    Ok(())
+}
+
+/// A range of inode numbers; one whose answer is lost stays unused.
+pub async fn allocate_inos(meta: &Meta, session: SessionId) -> FsResult<InoRange> {
+    meta.sessions.enter(session, |_| ())?;
+    match meta.machine.submit(Command::AllocateInos { session }).await?.reply {
+        Reply::Inos(range) => Ok(range),
+        _ => Err(FsError::Io),
+    }
+}
+
+/// Ends the wait for known sessions when the grace is over.
+pub async fn end_grace(meta: Arc<Meta>) {
+    let times = meta.sessions.times();
+    let grace = times.grace.min(times.timeout);
+    if tokio::time::timeout(grace, meta.sessions.recovered()).await.is_err() {
+        let absent = meta.sessions.tell(|leases| leases.absent());
+        tracing::warn!(target: "cairn", "{absent} sessions have not come back within {grace:?}: going on without");
+        meta.sessions.end_recovery();
+    }
+}
+
+/// Evicts sessions that have been silent, or have not acknowledged, for too long. Sleeps while there
+/// are none.
+pub async fn evict_silent(meta: Arc<Meta>) {
+    loop {
+        let (expired, next) = meta.sessions.expired();
+        for session in expired {
+            let timeout = meta.sessions.times().timeout;
+            tracing::warn!(target: "cairn", "session {session} evicted: no sign of life, or no acknowledgement, for {timeout:?}");
+            if let Err(error) = end(meta.clone(), session).await {
+                tracing::warn!(%session, %error, "evict session");
+            }
+        }
+        meta.sessions.sweep_after(next).await;
+    }
+}

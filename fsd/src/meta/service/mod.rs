@@ -1,0 +1,235 @@
+//! RPC in: admit the request, ask the lease machine, wait for recalls, then read or apply.
+//!
+//! Thin on purpose: what may be cached is decided in `lease`, who is connected in `session`, what an
+//! operation does in the namespace rules. Mutations run in tasks of their own, because a request's
+//! handler is dropped when its caller goes away.
+
+mod batch;
+mod files;
+mod finish;
+mod look;
+mod members;
+mod status;
+
+use super::cluster::Cluster;
+use super::machine::Machine;
+use super::reaper;
+use super::session::{SessionTimes, Sessions};
+use bytes::Bytes;
+use cairn_common::attr::Attr;
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{Ino, NodeId, Seq, SessionId, VolumeId};
+use cairn_common::namespace::op::{LockRequest, Name};
+use cairn_common::namespace::tables::HeldLock;
+use cairn_common::proto::meta::{
+    AttachReply, AttachRequest, Batch, BatchReply, CloseItem, ClusterMap, DirPage, Event, ExtentPage, FsStat,
+    InoRange, MetaService, MetaStatus, OpenReply, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
+};
+use cairn_common::rpc::detached;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tarpc::context::Context;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+/// Most items in one `close`.
+const CLOSES_MAX: usize = 65_536;
+
+/// What the parts of the service share.
+pub(crate) struct Meta {
+    pub(crate) machine: Machine,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) cluster: Cluster,
+    started: Instant,
+}
+
+/// The metadata service of one process. Clones share it.
+#[derive(Clone)]
+pub struct Service {
+    meta: Arc<Meta>,
+}
+
+impl Service {
+    /// Starts the service over an open machine, with its background tasks in `tasks`; they run until
+    /// they are aborted with the runtime or the tracker's token.
+    pub fn start(machine: Machine, times: SessionTimes, tasks: &Background) -> Service {
+        // Above every id of earlier incarnations, with room for a million million in each.
+        let first = machine.epoch().0 << 40;
+        let known = machine.sessions().into_iter().map(|info| (info.session, info.client)).collect();
+        let (reap, work) = mpsc::unbounded_channel();
+        let sessions = Sessions::new(first, known, times, reap);
+        let meta = Arc::new(Meta {
+            cluster: Cluster::new(machine.clone()),
+            machine,
+            sessions: sessions.clone(),
+            started: Instant::now(),
+        });
+        if sessions.tell(|leases| leases.absent()) == 0 {
+            sessions.scan_orphans();
+        }
+        tasks.spawn(reaper::run(meta.machine.clone(), sessions, work));
+        tasks.spawn(members::end_grace(meta.clone()));
+        tasks.spawn(members::evict_silent(meta.clone()));
+        Service { meta }
+    }
+
+    /// Answers calls that wait for events now, so that a shutdown need not wait for them.
+    pub fn stop_waiting(&self) {
+        self.meta.sessions.stop_waiting();
+    }
+}
+
+/// Tasks that run until the service stops.
+#[derive(Clone, Default)]
+pub struct Background {
+    tasks: TaskTracker,
+    stop: tokio_util::sync::CancellationToken,
+}
+
+impl Background {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Ends all tasks and waits for them.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl MetaService for Service {
+    async fn attach(self, _: Context, request: AttachRequest) -> FsResult<AttachReply> {
+        members::attach(self.meta, request).await
+    }
+
+    async fn detach(self, _: Context, session: SessionId) -> FsResult<()> {
+        detached(members::end(self.meta, session)).await
+    }
+
+    async fn allocate_inos(self, _: Context, session: SessionId) -> FsResult<InoRange> {
+        members::allocate_inos(&self.meta, session).await
+    }
+
+    async fn apply(self, _: Context, batch: Batch) -> FsResult<BatchReply> {
+        finish::to_the_end(async move { batch::apply(&self.meta, batch).await }).await
+    }
+
+    async fn sync(self, _: Context, session: SessionId, through: Seq) -> FsResult<Seq> {
+        self.meta.sessions.enter(session, |_| ())?;
+        self.meta.machine.sync_session(session, through).await
+    }
+
+    async fn events(
+        self,
+        _: Context,
+        session: SessionId,
+        received: u64,
+        wait_ms: u64,
+    ) -> FsResult<Vec<Event>> {
+        self.meta.sessions.events(session, received, Duration::from_millis(wait_ms)).await
+    }
+
+    async fn acknowledge(self, _: Context, session: SessionId, event: u64) -> FsResult<()> {
+        self.meta.sessions.acknowledge(session, event)
+    }
+
+    async fn lookup(self, _: Context, session: SessionId, parent: Ino, name: Name) -> FsResult<Attr> {
+        look::lookup(&self.meta, session, parent, &name).await
+    }
+
+    async fn getattr(self, _: Context, session: SessionId, ino: Ino) -> FsResult<Attr> {
+        look::getattr(&self.meta, session, ino).await
+    }
+
+    async fn readlink(self, _: Context, session: SessionId, ino: Ino) -> FsResult<Bytes> {
+        look::readlink(&self.meta, session, ino).await
+    }
+
+    async fn readdir(
+        self,
+        _: Context,
+        session: SessionId,
+        ino: Ino,
+        cookie: u64,
+        max_bytes: u32,
+        plus: bool,
+    ) -> FsResult<DirPage> {
+        look::readdir(&self.meta, session, ino, cookie, max_bytes, plus).await
+    }
+
+    async fn getxattr(self, _: Context, session: SessionId, ino: Ino, name: Bytes) -> FsResult<Bytes> {
+        look::getxattr(&self.meta, session, ino, &name).await
+    }
+
+    async fn listxattr(self, _: Context, session: SessionId, ino: Ino) -> FsResult<Vec<Bytes>> {
+        look::listxattr(&self.meta, session, ino).await
+    }
+
+    async fn test_lock(
+        self,
+        _: Context,
+        session: SessionId,
+        ino: Ino,
+        lock: LockRequest,
+    ) -> FsResult<Option<HeldLock>> {
+        look::test_lock(&self.meta, session, ino, &lock).await
+    }
+
+    async fn statfs(self, _: Context, session: SessionId) -> FsResult<FsStat> {
+        self.meta.sessions.enter(session, |_| ())?;
+        status::statfs(&self.meta).await
+    }
+
+    async fn open(self, _: Context, session: SessionId, ino: Ino, write: bool) -> FsResult<OpenReply> {
+        files::open(&self.meta, session, ino, write).await
+    }
+
+    async fn close(self, _: Context, session: SessionId, items: Vec<CloseItem>) -> FsResult<()> {
+        if items.len() > CLOSES_MAX {
+            return Err(FsError::TooBig);
+        }
+        // Not before the table is complete: an open that comes later than its close would stay.
+        self.meta.sessions.recovered().await;
+        self.meta.sessions.enter(session, |leases| {
+            for item in items {
+                leases.close(session, item);
+            }
+        })
+    }
+
+    async fn extents(
+        self,
+        _: Context,
+        session: SessionId,
+        ino: Ino,
+        start: u64,
+        end: u64,
+    ) -> FsResult<ExtentPage> {
+        files::extents(&self.meta, session, ino, start, end).await
+    }
+
+    async fn cluster_map(self, _: Context, known_epoch: u64) -> FsResult<Option<ClusterMap>> {
+        self.meta.cluster.map_since(known_epoch)
+    }
+
+    async fn register(self, _: Context, request: RegisterRequest) -> FsResult<RegisterReply> {
+        detached(async move { self.meta.cluster.register(request).await }).await
+    }
+
+    async fn report(self, _: Context, request: ReportRequest) -> FsResult<ReportReply> {
+        detached(async move { self.meta.cluster.report(request).await }).await
+    }
+
+    async fn create_volume(self, _: Context, node: NodeId) -> FsResult<VolumeId> {
+        detached(async move { self.meta.cluster.create_volume(node).await }).await
+    }
+
+    async fn status(self, _: Context) -> FsResult<MetaStatus> {
+        status::status(&self.meta)
+    }
+}

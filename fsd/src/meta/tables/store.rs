@@ -1,0 +1,164 @@
+//! The database: opened, changed without durability, made durable by checkpoints.
+
+use super::backend::{Backend, Severed};
+use super::schema::{META, SESSION, STATE};
+use super::values::{self, State};
+use super::{Snapshot, Tx, failed, keys};
+use crate::disk::DiskFile;
+use cairn_common::error::FsResult;
+use cairn_common::ids::SessionId;
+use redb::{Builder, Database, Durability, ReadableDatabase, WriteTransaction};
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+pub use super::values::SessionRow;
+
+/// Why a database could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("metadata tables: {0}")]
+pub struct StoreError(String);
+
+impl<E: Into<redb::Error>> From<E> for StoreError {
+    fn from(error: E) -> StoreError {
+        StoreError(error.into().to_string())
+    }
+}
+
+/// The tables.
+///
+/// Dropped without [`Store::close`], it leaves the file as a killed process would: at the last checkpoint.
+pub struct Store {
+    db: Contained,
+    severed: Severed,
+    closed: bool,
+}
+
+impl Store {
+    /// Opens the database in `file`, or begins one if it is empty.
+    pub fn open(file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<Store, StoreError> {
+        let severed = Severed::default();
+        let backend = Backend::new(file, severed.clone());
+        let db = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend)?;
+        Ok(Store { db: Contained(Some(db)), severed, closed: false })
+    }
+
+    /// The state and the sessions as of the last checkpoint.
+    pub fn load(&self) -> Result<(State, Vec<(SessionId, SessionRow)>), StoreError> {
+        let txn = self.db.begin_read()?;
+        let corrupt = |what: &str| StoreError(format!("{what} does not decode"));
+        let meta = txn.open_table(META)?;
+        let state = meta.get(STATE)?.ok_or_else(|| corrupt("an absent state"))?;
+        let state = values::decode_state(state.value()).map_err(|_| corrupt("the state"))?;
+        let mut sessions = Vec::new();
+        for row in txn.open_table(SESSION)?.range::<&[u8; 8]>(..)? {
+            let (key, value) = row?;
+            let session = SessionId(u64::from_be_bytes(*key.value()));
+            let row =
+                values::decode_session(value.value()).map_err(|_| corrupt(&format!("session {session}")))?;
+            sessions.push((session, row));
+        }
+        Ok((state, sessions))
+    }
+
+    /// Makes all tables with a first state, durably. `fill` puts the first rows.
+    pub fn init(&self, state: State, fill: impl FnOnce(&mut Tx<'_>) -> FsResult<()>) -> FsResult<()> {
+        let txn = self.db.begin_write().map_err(failed)?;
+        let mut tx = Tx::new(&txn, state);
+        fill(&mut tx)?;
+        let state = tx.finish(true)?;
+        txn.open_table(SESSION).map_err(failed)?;
+        commit_durably(txn, &state)
+    }
+
+    /// Runs `change` in one transaction that is not durable: a crash takes it back. On an error nothing
+    /// of it stays.
+    pub fn update<T>(
+        &self,
+        state: State,
+        change: impl FnOnce(&mut Tx<'_>) -> FsResult<T>,
+    ) -> FsResult<(State, T)> {
+        let mut txn = self.db.begin_write().map_err(failed)?;
+        txn.set_durability(Durability::None).map_err(|error| failed(redb::Error::from(error)))?;
+        let mut tx = Tx::new(&txn, state);
+        let result = change(&mut tx)?;
+        let state = tx.finish(false)?;
+        txn.commit().map_err(failed)?;
+        Ok((state, result))
+    }
+
+    /// Makes everything so far durable, with the state and the sessions that changed since the last
+    /// checkpoint (`None`: gone).
+    pub fn checkpoint<'s>(
+        &self,
+        state: &State,
+        sessions: impl Iterator<Item = (SessionId, Option<&'s SessionRow>)>,
+    ) -> FsResult<()> {
+        let txn = self.db.begin_write().map_err(failed)?;
+        {
+            let mut table = txn.open_table(SESSION).map_err(failed)?;
+            let mut out = Vec::new();
+            for (session, row) in sessions {
+                let key = keys::session(session);
+                match row {
+                    Some(row) => {
+                        values::encode_session(row, &mut out)?;
+                        table.insert(&key, out.as_slice()).map_err(failed)?;
+                    }
+                    None => {
+                        table.remove(&key).map_err(failed)?;
+                    }
+                }
+            }
+        }
+        commit_durably(txn, state)
+    }
+
+    /// The tables as of the last commit.
+    pub fn snapshot(&self, state: &State) -> FsResult<Snapshot> {
+        Ok(Snapshot::new(self.db.begin_read().map_err(failed)?, state.totals))
+    }
+
+    /// Marks the file as cleanly closed. Only right after a checkpoint.
+    pub fn close(mut self) {
+        self.closed = true;
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.severed.sever();
+        }
+    }
+}
+
+/// A database whose end can't end the process: redb panics when it closes on some damaged pages, and by
+/// then nothing of ours depends on it.
+struct Contained(Option<Database>);
+
+impl Deref for Contained {
+    type Target = Database;
+    fn deref(&self) -> &Database {
+        self.0.as_ref().expect("taken only when dropped")
+    }
+}
+
+impl Drop for Contained {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::error!(target: "cairn", "metadata tables: damaged; they could not be closed in order");
+        }
+    }
+}
+
+fn commit_durably(mut txn: WriteTransaction, state: &State) -> FsResult<()> {
+    // The allocator's state is stored too, so that opening after a crash needs no scan of the file.
+    txn.set_quick_repair(true);
+    {
+        let mut table = txn.open_table(META).map_err(failed)?;
+        table.insert(STATE, values::encode_state(state).as_slice()).map_err(failed)?;
+    }
+    txn.commit().map_err(failed)
+}

@@ -1,0 +1,124 @@
+//! A disk that rots: what is damaged is told or missing, everything else is served, nothing is cut.
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+
+mod data_common;
+
+use cairn_common::error::FsError;
+use cairn_common::ids::BlockRef;
+use cairn_common::proto::data::GetRequest;
+use cairn_common::wire::checksum::verify_pieces;
+use cairn_fsd::data::Store;
+use cairn_fsd::disk::Disk;
+use cairn_fsd::disk::sim::SimDisk;
+use data_common::{Ids, content, open, put_request, read_all};
+use std::sync::Arc;
+
+const VOLUME: u64 = 4 << 20;
+const LENGTH: usize = 10_000;
+/// Bytes of one record: a header page and three pages of payload.
+const RECORD: usize = 4 * 4096;
+
+/// Ten blocks in one volume, and how the daemon ended.
+async fn ten_blocks(disk: &SimDisk, ids: &Arc<Ids>, in_order: bool) -> Vec<BlockRef> {
+    let store = open(disk, VOLUME, ids).await.unwrap();
+    let mut blocks = Vec::new();
+    for tag in 0..10 {
+        blocks.push(store.put(put_request(content(tag, LENGTH))).await.unwrap());
+    }
+    if in_order {
+        store.stop().await.unwrap();
+    }
+    assert!(blocks.iter().all(|b| b.volume == blocks[0].volume));
+    blocks
+}
+
+fn volume_file(block: BlockRef) -> String {
+    format!("vol-{:08x}.cv", block.volume.0)
+}
+
+fn header_of(position: usize) -> usize {
+    4096 + position * RECORD
+}
+
+async fn check(store: &Store, blocks: &[BlockRef], missing: &[usize]) {
+    for (position, block) in blocks.iter().enumerate() {
+        let expected = if missing.contains(&position) {
+            Err(FsError::NotFound)
+        } else {
+            Ok(content(position as u64, LENGTH))
+        };
+        assert_eq!(read_all(store, *block).await, expected, "block {position}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_header_hides_its_block_only() {
+    for in_order in [true, false] {
+        for broken in [vec![0], vec![4], vec![3, 4, 5], vec![2, 6]] {
+            let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+            let blocks = ten_blocks(&disk, &ids, in_order).await;
+            let disk = disk.power_cycle(1);
+            for position in &broken {
+                disk.corrupt(&volume_file(blocks[0]), header_of(*position) + 20, &[0xff; 4]);
+            }
+            let length = disk.map(&volume_file(blocks[0])).unwrap().len();
+            let store = open(&disk, VOLUME, &ids).await.unwrap();
+            check(&store, &blocks, &broken).await;
+            // It takes no more blocks, and is as long as it was.
+            let later = store.put(put_request(content(99, LENGTH))).await.unwrap();
+            assert_ne!(later.volume, blocks[0].volume);
+            assert_eq!(disk.map(&volume_file(blocks[0])).unwrap().len(), length);
+            store.stop().await.unwrap();
+            drop(store);
+            let store = open(&disk, VOLUME, &ids).await.unwrap();
+            check(&store, &blocks, &broken).await;
+            assert_eq!(read_all(&store, later).await.unwrap(), content(99, LENGTH));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broken_payload_is_given_out_with_checksums_that_tell() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let blocks = ten_blocks(&disk, &ids, false).await;
+    let disk = disk.power_cycle(2);
+    disk.corrupt(&volume_file(blocks[0]), header_of(4) + 5000, &[1, 2, 3]);
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    let reply = store.get(GetRequest { block: blocks[4], offset: 0, length: 1 }).await.unwrap();
+    assert!(verify_pieces(&reply.payload.into_bytes(), &reply.checksums).is_err());
+    check(&store, &blocks[..4], &[]).await;
+    assert_eq!(read_all(&store, blocks[9]).await.unwrap(), content(9, LENGTH));
+}
+
+#[tokio::test]
+async fn a_broken_superblock_takes_its_volume_out_of_service_only() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let blocks = ten_blocks(&disk, &ids, true).await;
+    disk.corrupt(&volume_file(blocks[0]), 30, &[0xff; 4]);
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    assert_eq!(read_all(&store, blocks[0]).await, Err(FsError::NotFound));
+    let later = store.put(put_request(content(1, 10))).await.unwrap();
+    assert_ne!(later.volume, blocks[0].volume);
+    // The file is kept for whoever wants to repair it.
+    assert!(disk.map(&volume_file(blocks[0])).is_ok());
+}
+
+#[tokio::test]
+async fn broken_tombstones_forget_deletes_but_nothing_else() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let blocks = ten_blocks(&disk, &ids, true).await;
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    store.delete(vec![blocks[2], blocks[5]]).await.unwrap();
+    store.stop().await.unwrap();
+    drop(store);
+    let log = volume_file(blocks[0]).replace(".cv", ".cd");
+    disk.corrupt(&log, 3, &[0xff]);
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    // The header is broken, the records are not.
+    check(&store, &blocks, &[2, 5]).await;
+    store.delete(vec![blocks[7]]).await.unwrap();
+    store.stop().await.unwrap();
+    drop(store);
+    let store = open(&disk.power_cycle(3), VOLUME, &ids).await.unwrap();
+    check(&store, &blocks, &[2, 5, 7]).await;
+}

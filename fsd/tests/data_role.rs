@@ -1,0 +1,196 @@
+//! The whole role over real sockets and a real directory, with a metadata daemon that the test plays.
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+
+mod data_common;
+
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{BlockRef, ClusterId, NodeId, VolumeId};
+use cairn_common::proto::data::{DataServiceClient, DataStat, GetRequest};
+use cairn_common::rpc::{ConnectOptions, Reconnecting};
+use cairn_common::wire::hello;
+use cairn_common::wire::hello::ServiceKind;
+use cairn_fsd::data::link::Registered;
+use cairn_fsd::data::{DataConfig, DataError, Endpoint, Identity, MetaLink, Owner, run};
+use data_common::{content, owner, put_request};
+use futures::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A metadata daemon that knows one node and a list of dead blocks.
+struct FakeMeta {
+    owner: Owner,
+    state: Mutex<FakeState>,
+}
+
+#[derive(Default)]
+struct FakeState {
+    away: bool,
+    last_volume: u32,
+    identities: Vec<Identity>,
+    dead: Vec<BlockRef>,
+    reports: u64,
+    last_stat: Option<DataStat>,
+}
+
+impl FakeMeta {
+    fn new(owner: Owner) -> Arc<FakeMeta> {
+        Arc::new(FakeMeta { owner, state: Mutex::default() })
+    }
+
+    fn answer<T: Send + 'static>(
+        &self,
+        answer: impl FnOnce(&mut FakeState) -> T,
+    ) -> BoxFuture<'_, FsResult<T>> {
+        let mut state = self.state.lock();
+        let result = if state.away { Err(FsError::Unavailable) } else { Ok(answer(&mut state)) };
+        async { result }.boxed()
+    }
+}
+
+impl MetaLink for FakeMeta {
+    fn register(&self, identity: Identity, _address: String) -> BoxFuture<'_, FsResult<Registered>> {
+        let owner = self.owner;
+        self.answer(move |state| {
+            state.identities.push(identity);
+            Registered { owner, report_every: Duration::from_millis(100) }
+        })
+    }
+
+    fn create_volume(&self, _node: NodeId) -> BoxFuture<'_, FsResult<VolumeId>> {
+        self.answer(|state| {
+            state.last_volume += 1;
+            VolumeId(state.last_volume)
+        })
+    }
+
+    fn report(&self, stat: DataStat, deleted: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockRef>>> {
+        self.answer(|state| {
+            state.reports += 1;
+            state.last_stat = Some(stat);
+            state.dead.retain(|block| !deleted.contains(block));
+            state.dead.clone()
+        })
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), DataError>>,
+}
+
+impl Running {
+    async fn start(dir: &Path, meta: &Arc<FakeMeta>) -> Running {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let endpoint = Endpoint { listener, address: address.to_string(), meta: meta.clone() };
+        let task = tokio::spawn(run(DataConfig::new(dir.into()), endpoint, shutdown.clone()));
+        Running { address, shutdown, task }
+    }
+
+    fn client(&self, cluster: ClusterId) -> Reconnecting<DataServiceClient> {
+        let identity = hello::Identity::new(ServiceKind::Data, cluster, "test");
+        let options = ConnectOptions::new(vec![self.address.into()], 0, identity);
+        Reconnecting::new(options, |transport| {
+            DataServiceClient::new(tarpc::client::Config::default(), transport)
+        })
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(LIMIT, self.task).await.unwrap().unwrap().unwrap();
+    }
+}
+
+async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn get(client: &Reconnecting<DataServiceClient>, block: BlockRef) -> FsResult<bytes::Bytes> {
+    let request = GetRequest { block, offset: 0, length: u32::MAX };
+    let reply = client.call(LIMIT, |stub, context| async move { stub.get(context, request).await }).await?;
+    Ok(reply.payload.into_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serves_reports_deletes_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = FakeMeta::new(owner());
+    let daemon = Running::start(dir.path(), &meta).await;
+    let client = daemon.client(owner().cluster);
+    let mut blocks = Vec::new();
+    for tag in 0..4_u32 {
+        let request = put_request(content(tag.into(), 1_000_000 * tag as usize + 1));
+        let put = client.call(LIMIT, |stub, context| async move { stub.put(context, request).await });
+        blocks.push(put.await.unwrap());
+    }
+    assert_eq!(get(&client, blocks[3]).await.unwrap(), content(3, 3_000_001));
+
+    // What the metadata daemon calls dead is deleted, and it is told.
+    meta.state.lock().dead = vec![blocks[1], BlockRef { sequence: 77, ..blocks[1] }];
+    eventually("the dead blocks are confirmed", || meta.state.lock().dead.is_empty()).await;
+    assert_eq!(get(&client, blocks[1]).await.unwrap_err(), FsError::NotFound);
+    eventually("the report shows it", || {
+        let state = meta.state.lock();
+        let stat = state.last_stat.as_ref().unwrap();
+        stat.puts == 4 && stat.volumes.iter().map(|v| v.deleted).sum::<u64>() == 1
+    })
+    .await;
+    daemon.stop().await;
+
+    // Without the metadata daemon what is there is served; once it is back it gets reports again.
+    meta.state.lock().away = true;
+    let daemon = Running::start(dir.path(), &meta).await;
+    let client = daemon.client(owner().cluster);
+    assert_eq!(get(&client, blocks[2]).await.unwrap(), content(2, 2_000_001));
+    let before = {
+        let mut state = meta.state.lock();
+        state.away = false;
+        state.reports
+    };
+    eventually("it reports again", || meta.state.lock().reports > before).await;
+    {
+        let state = meta.state.lock();
+        let (first, last) = (state.identities.first().unwrap(), state.identities.last().unwrap());
+        assert_eq!((first.owner, last.owner), (None, Some(owner())));
+        assert_eq!(first.identity, last.identity);
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn another_cluster_is_refused_on_both_sides() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = FakeMeta::new(owner());
+    let daemon = Running::start(dir.path(), &meta).await;
+    let stranger = daemon.client(ClusterId(99));
+    let block = BlockRef::default();
+    assert_eq!(get(&stranger, block).await.unwrap_err(), FsError::WrongPeer);
+    daemon.stop().await;
+
+    let other = FakeMeta::new(Owner { cluster: ClusterId(99), ..owner() });
+    let daemon = Running::start(dir.path(), &other).await;
+    let ended = tokio::time::timeout(LIMIT, daemon.task).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(DataError::OtherOwner { .. })), "{ended:?}");
+}
+
+#[tokio::test]
+async fn ends_at_once_while_it_waits_to_be_registered() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = FakeMeta::new(owner());
+    meta.state.lock().away = true;
+    Running::start(dir.path(), &meta).await.stop().await;
+}

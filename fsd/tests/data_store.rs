@@ -1,0 +1,302 @@
+//! The store over a simulated disk and a real directory: what is put can be read, limits and failures
+//! are told as they should.
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+
+mod data_common;
+
+use bytes::Bytes;
+use cairn_common::config::ByteSize;
+use cairn_common::error::FsError;
+use cairn_common::ids::{BlockRef, VolumeId};
+use cairn_common::limits::{FRAME_PAYLOAD_MAX, PIECE};
+use cairn_common::proto::data::GetRequest;
+use cairn_fsd::data::{DataConfig, DataDir, Store};
+use cairn_fsd::disk::Disk;
+use cairn_fsd::disk::sim::{Call, SimDisk};
+use data_common::{Ids, content, open, owner, put_request, put_segments, read_all};
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const VOLUME: u64 = 1 << 20;
+
+/// Waits for what a background task will bring about.
+async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Until the spare volume is made, so that an injected failure hits what the test does.
+async fn spare_is_ready(disk: &SimDisk) {
+    let names = || disk.list().unwrap();
+    eventually("two volumes", || names().iter().filter(|n| n.ends_with(".cv")).count() == 2).await;
+}
+
+#[tokio::test]
+async fn gets_widen_to_whole_pieces() {
+    let disk = SimDisk::new();
+    let store = open(&disk, VOLUME, &Arc::new(Ids::default())).await.unwrap();
+    let data = content(1, 3 * PIECE + 100);
+    let cut = PIECE + 7;
+    let block = store.put(put_segments(vec![data.slice(..cut), data.slice(cut..)])).await.unwrap();
+    let cases = [
+        (0, 1, 0..PIECE),
+        (PIECE - 1, 2, 0..2 * PIECE),
+        (PIECE, PIECE, PIECE..2 * PIECE),
+        (3 * PIECE, 1, 3 * PIECE..3 * PIECE + 100),
+        (3 * PIECE + 99, usize::from(u16::MAX), 3 * PIECE..3 * PIECE + 100),
+        (0, u32::MAX as usize, 0..3 * PIECE + 100),
+    ];
+    for (offset, length, expected) in cases {
+        let (offset, length) = (u32::try_from(offset).unwrap(), u32::try_from(length).unwrap());
+        let reply = store.get(GetRequest { block, offset, length }).await.unwrap();
+        assert_eq!(reply.offset as usize, expected.start, "{offset}+{length}");
+        assert_eq!(reply.checksums.len(), expected.len().div_ceil(PIECE));
+        assert_eq!(reply.payload.into_bytes(), data.slice(expected), "{offset}+{length}");
+    }
+    for (offset, length) in [(u32::try_from(data.len()).unwrap(), 1), (u32::MAX, u32::MAX), (0, 0)] {
+        let refused = store.get(GetRequest { block, offset, length }).await;
+        assert_eq!(refused.unwrap_err(), FsError::Invalid);
+    }
+}
+
+#[tokio::test]
+async fn only_the_whole_name_finds_a_block() {
+    let disk = SimDisk::new();
+    let store = open(&disk, VOLUME, &Arc::new(Ids::default())).await.unwrap();
+    let block = store.put(put_request(content(1, 10))).await.unwrap();
+    assert_eq!(read_all(&store, block).await.unwrap(), content(1, 10));
+    for wrong in [
+        BlockRef { cookie: block.cookie ^ 1, ..block },
+        BlockRef { sequence: block.sequence + 1, ..block },
+        BlockRef { sequence: 0, ..block },
+        BlockRef { volume: VolumeId(999), ..block },
+    ] {
+        assert_eq!(read_all(&store, wrong).await.unwrap_err(), FsError::NotFound, "{wrong}");
+        store.delete(vec![wrong]).await.unwrap();
+    }
+    assert_eq!(read_all(&store, block).await.unwrap(), content(1, 10));
+    store.delete(vec![block, block]).await.unwrap();
+    store.delete(vec![block]).await.unwrap();
+    assert_eq!(read_all(&store, block).await.unwrap_err(), FsError::NotFound);
+    let stat = store.stat().await.unwrap();
+    let volume = stat.volumes.iter().find(|v| v.volume == block.volume).unwrap();
+    assert_eq!((volume.blocks, volume.deleted, volume.live_bytes), (0, 1, 0));
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_before_anything_is_written() {
+    let disk = SimDisk::new();
+    let store = open(&disk, VOLUME, &Arc::new(Ids::default())).await.unwrap();
+    let mut flipped = put_request(content(1, PIECE + 5));
+    flipped.checksums[1] ^= 1;
+    assert_eq!(store.put(flipped).await, Err(FsError::Corrupt));
+    let mut short = put_request(content(1, PIECE + 5));
+    short.checksums.pop();
+    assert_eq!(store.put(short).await, Err(FsError::Invalid));
+    let mut summary = put_request(content(1, 5));
+    summary.summary_len = 6;
+    assert_eq!(store.put(summary).await, Err(FsError::Invalid));
+    assert_eq!(store.put(put_request(Bytes::new())).await, Err(FsError::Invalid));
+    let large = put_request(vec![0; FRAME_PAYLOAD_MAX + 1].into());
+    assert_eq!(store.put(large).await, Err(FsError::Invalid));
+    assert!(store.stat().await.unwrap().volumes.iter().all(|v| v.blocks == 0));
+}
+
+#[tokio::test]
+async fn full_volumes_are_sealed_and_reopened_by_their_index() {
+    let disk = SimDisk::new();
+    let ids = Arc::new(Ids::default());
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    let mut blocks = Vec::new();
+    for tag in 0..20 {
+        blocks.push(store.put(put_request(content(tag, 200_000))).await.unwrap());
+    }
+    assert!(blocks.last().unwrap().volume > blocks[0].volume);
+    store.delete(vec![blocks[1]]).await.unwrap();
+    let index = format!("vol-{:08x}.ci", blocks[0].volume.0);
+    eventually("the first volume is sealed", || disk.map(&index).is_ok()).await;
+    store.stop().await.unwrap();
+    assert_eq!(store.put(put_request(content(1, 1))).await, Err(FsError::Unavailable));
+    drop(store);
+
+    // As it is; with a bad index; without any.
+    for damage in [None, Some(70), Some(usize::MAX)] {
+        match damage {
+            Some(usize::MAX) => disk.remove(&index).unwrap(),
+            Some(offset) => disk.corrupt(&index, offset, &[0xff; 8]),
+            None => {}
+        }
+        let store = open(&disk, VOLUME, &ids).await.unwrap();
+        for (tag, block) in (0..).zip(&blocks) {
+            let expected = if tag == 1 { Err(FsError::NotFound) } else { Ok(content(tag, 200_000)) };
+            assert_eq!(read_all(&store, *block).await, expected, "{block}, damage {damage:?}");
+        }
+        let listed = store.list(blocks[0].volume, 0).unwrap();
+        assert_eq!(listed.iter().map(|b| b.block).collect::<Vec<_>>(), blocks[..listed.len()]);
+        assert_eq!(listed.iter().filter(|b| b.deleted).count(), 1);
+        eventually("the index is made again", || disk.map(&index).is_ok()).await;
+        store.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn goes_on_in_the_same_volume_after_a_restart() {
+    let disk = SimDisk::new();
+    let ids = Arc::new(Ids::default());
+    let mut blocks = Vec::new();
+    for tag in 0..5 {
+        let store = open(&disk, VOLUME, &ids).await.unwrap();
+        blocks.push(store.put(put_request(content(tag, 5000))).await.unwrap());
+        for (tag, block) in (0..).zip(&blocks) {
+            assert_eq!(read_all(&store, *block).await.unwrap(), content(tag, 5000));
+        }
+        store.stop().await.unwrap();
+    }
+    assert!(blocks.iter().all(|b| b.volume == blocks[0].volume), "{blocks:?}");
+    assert_eq!(blocks.iter().map(|b| b.sequence).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_failed_sync_ends_the_volume_and_later_puts_go_elsewhere() {
+    let disk = SimDisk::new();
+    let ids = Arc::new(Ids::default());
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    let before = store.put(put_request(content(1, 5000))).await.unwrap();
+    spare_is_ready(&disk).await;
+    disk.fail_once(Call::Sync, 0, ErrorKind::Other);
+    assert_eq!(store.put(put_request(content(2, 5000))).await, Err(FsError::Io));
+    let after = store.put(put_request(content(3, 5000))).await.unwrap();
+    assert_ne!(before.volume, after.volume);
+    for store in [store, open(&disk.power_cycle(3), VOLUME, &ids).await.unwrap()] {
+        assert_eq!(read_all(&store, before).await.unwrap(), content(1, 5000));
+        assert_eq!(read_all(&store, after).await.unwrap(), content(3, 5000));
+        assert_eq!(store.list(before.volume, 0).unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_failed_write_goes_to_another_volume() {
+    let disk = SimDisk::new();
+    let store = open(&disk, VOLUME, &Arc::new(Ids::default())).await.unwrap();
+    let before = store.put(put_request(content(1, 5000))).await.unwrap();
+    spare_is_ready(&disk).await;
+    disk.fail_once(Call::Write, 0, ErrorKind::Other);
+    let after = store.put(put_request(content(2, 5000))).await.unwrap();
+    assert_ne!(before.volume, after.volume);
+    assert_eq!(read_all(&store, before).await.unwrap(), content(1, 5000));
+    assert_eq!(read_all(&store, after).await.unwrap(), content(2, 5000));
+    // A disk that fails for good is told, and does not take for ever.
+    disk.fail_always(Call::Write, 0, ErrorKind::Other);
+    assert_eq!(store.put(put_request(content(3, 5000))).await, Err(FsError::Io));
+    assert_eq!(read_all(&store, before).await.unwrap(), content(1, 5000));
+    disk.heal();
+    store.put(put_request(content(4, 5000))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_harms_nothing() {
+    let disk = SimDisk::new();
+    let store = open(&disk, VOLUME, &Arc::new(Ids::default())).await.unwrap();
+    // Near the reserve, space is taken block by block.
+    disk.set_available((64 << 20) + 1_000_000);
+    let first = store.put(put_request(content(1, 5000))).await.unwrap();
+    spare_is_ready(&disk).await;
+    // Too little beyond the reserve; the reservation fails; the write fails half way.
+    disk.set_available((64 << 20) + 100_000);
+    assert_eq!(store.put(put_request(content(2, 500_000))).await, Err(FsError::NoSpace));
+    disk.set_available((64 << 20) + 1_000_000);
+    disk.fail_once(Call::Allocate, 0, ErrorKind::StorageFull);
+    assert_eq!(store.put(put_request(content(3, 5000))).await, Err(FsError::NoSpace));
+    disk.fail_once(Call::Write, 0, ErrorKind::StorageFull);
+    assert_eq!(store.put(put_request(content(4, 5000))).await, Err(FsError::NoSpace));
+    let second = store.put(put_request(content(5, 4000))).await.unwrap();
+    assert_eq!(second.volume, first.volume);
+    assert_eq!(read_all(&store, first).await.unwrap(), content(1, 5000));
+    assert_eq!(read_all(&store, second).await.unwrap(), content(5, 4000));
+    store.stop().await.unwrap();
+    drop(store);
+    let store = open(&disk, VOLUME, &Arc::new(Ids::default())).await.unwrap();
+    assert_eq!(read_all(&store, first).await.unwrap(), content(1, 5000));
+    assert_eq!(read_all(&store, second).await.unwrap(), content(5, 4000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_at_once_share_syncs() {
+    let disk = SimDisk::new();
+    let store = open(&disk, VOLUME, &Arc::new(Ids::default())).await.unwrap();
+    let tasks = (0..16_u64).map(|task| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let mut blocks = Vec::new();
+            for step in 0..40 {
+                let tag = task * 1000 + step;
+                let length = usize::try_from(1 + (tag * 7919) % 30_000).unwrap();
+                let block = store.put(put_request(content(tag, length))).await.unwrap();
+                assert_eq!(read_all(&store, block).await.unwrap(), content(tag, length));
+                blocks.push((block, tag, length));
+                if step % 5 == 4 {
+                    let (gone, ..) = blocks.swap_remove(blocks.len() / 2);
+                    store.delete(vec![gone]).await.unwrap();
+                    assert_eq!(read_all(&store, gone).await, Err(FsError::NotFound));
+                }
+            }
+            blocks
+        })
+    });
+    let mut all = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        all.extend(task.await.unwrap());
+    }
+    let mut names: Vec<_> = all.iter().map(|(block, ..)| *block).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), 16 * 32);
+    for (block, tag, length) in all {
+        assert_eq!(read_all(&store, block).await.unwrap(), content(tag, length));
+    }
+    let stat = store.stat().await.unwrap();
+    assert_eq!(stat.puts, 16 * 40);
+    assert!(stat.syncs <= stat.puts);
+    store.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn works_on_a_real_directory_that_only_one_may_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = Arc::new(Ids::default());
+    let config = DataConfig { volume_size: ByteSize(16 << 20), ..DataConfig::new(dir.path().join("data")) };
+    let mut data_dir = DataDir::open(&config).unwrap();
+    let identity = data_dir.identity().identity;
+    data_dir.assign(owner()).unwrap();
+    let second = DataDir::open(&config).err().unwrap().to_string();
+    assert!(second.ends_with("is in use by another daemon"), "{second}");
+    let store = data_dir.start(&config, ids.clone()).await.unwrap();
+    let mut blocks = Vec::new();
+    for tag in 0..12 {
+        blocks.push(store.put(put_request(content(tag, 3 << 20))).await.unwrap());
+    }
+    store.delete(vec![blocks[3]]).await.unwrap();
+    check(&store, &blocks).await;
+    store.stop().await.unwrap();
+    drop(store);
+
+    let mut data_dir = DataDir::open(&config).unwrap();
+    assert_eq!(data_dir.identity().identity, identity);
+    let other = cairn_fsd::data::Owner { node: cairn_common::ids::NodeId(8), ..owner() };
+    assert!(data_dir.assign(other).is_err());
+    data_dir.assign(owner()).unwrap();
+    let store = data_dir.start(&config, ids).await.unwrap();
+    check(&store, &blocks).await;
+    store.stop().await.unwrap();
+}
+
+async fn check(store: &Store, blocks: &[BlockRef]) {
+    for (tag, block) in (0..).zip(blocks) {
+        let expected = if tag == 3 { Err(FsError::NotFound) } else { Ok(content(tag, 3 << 20)) };
+        assert_eq!(read_all(store, *block).await, expected, "{block}");
+    }
+}

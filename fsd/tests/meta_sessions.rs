@@ -1,0 +1,283 @@
+//! Sessions over real connections: two mounts agree, silent ones go, restarts and cut connections
+//! lose and repeat nothing.
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+
+mod meta_common;
+
+use cairn_common::error::FsError;
+use cairn_common::ids::{Ino, SessionId};
+use cairn_common::namespace::op::{LockType, OpBody, OpReply};
+use cairn_common::proto::meta::{DataLease, EventBody, OpenState};
+use cairn_fsd::meta::session::SessionTimes;
+use meta_common::*;
+use std::time::Duration;
+
+/// Two mounts that know of each other.
+async fn two(server: &Server) -> (Mount, Mount) {
+    let mut a = Mount::new(server).await;
+    assert!(a.attached.sole);
+    let link = server.connect();
+    let (reply, ()) = tokio::join!(attach(&link, None, Vec::new()), async {
+        let event = a.event().await;
+        assert!(matches!(event.body, EventBody::Shared { .. }));
+        a.acknowledge(&event).await;
+    });
+    let b = Mount::go_on(link, reply.unwrap()).await;
+    assert!(!b.attached.sole);
+    (a, b)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_session_waits_until_the_first_knows() {
+    let server = Server::start(patient()).await;
+    let mut a = Mount::new(&server).await;
+    let link = server.connect();
+    let second = tokio::spawn(async move { (attach(&link, None, Vec::new()).await, link) });
+    let event = a.event().await;
+    tokio::time::sleep(SHORT).await;
+    assert!(!second.is_finished(), "answered before the first session acknowledged");
+    a.acknowledge(&event).await;
+    let (reply, link) = within(second).await.unwrap();
+    let b = Mount::go_on(link, reply.unwrap()).await;
+    b.detach().await.unwrap();
+    b.detach().await.unwrap();
+    assert!(matches!(a.event().await.body, EventBody::Sole { .. }));
+    assert_eq!(b.getattr(Ino::ROOT).await, Err(FsError::Evicted));
+    assert_eq!(server.status().await.sessions.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conflicting_opens_and_looks_recall_the_writer() {
+    let server = Server::start(patient()).await;
+    let (mut a, mut b) = two(&server).await;
+    let ino = a.create("f", true).await;
+
+    // B looks at a file that A writes: A flushes first.
+    let (seen, ()) = tokio::join!(b.lookup("f"), async {
+        let event = a.event().await;
+        assert_eq!(event.body, EventBody::Flush { inos: vec![ino] });
+        a.op(commit(ino, block(1, 1), 500)).await.unwrap();
+        a.acknowledge(&event).await;
+    });
+    assert_eq!(seen.unwrap().size, 500);
+
+    // B opens it: A stops caching. From the moment it asks, B counts as having it open.
+    let (link, session) = (b.link.clone(), b.session);
+    let opening = ask(&link, |c| async move { c.open(context(), session, ino, false).await });
+    let (opened, (), ()) = tokio::join!(opening, b.expect(EventBody::Invalidate { ino }), async {
+        let event = a.event().await;
+        assert!(matches!(event.body, EventBody::Uncache { ino: of, .. } if of == ino));
+        a.op(commit(ino, block(1, 2), 700)).await.unwrap();
+        a.acknowledge(&event).await;
+    });
+    let opened = opened.unwrap();
+    assert_eq!((opened.lease, opened.attr.size), (DataLease::Shared, 700));
+    assert_eq!(opened.extents.extents.len(), 1);
+
+    // A writes while B has it open: B drops what it has before A's write is answered.
+    let write = commit(ino, block(1, 3), 900);
+    let (written, ()) = tokio::join!(a.op(write), async {
+        b.expect(EventBody::Invalidate { ino }).await;
+    });
+    written.unwrap();
+    assert_eq!(b.getattr(ino).await.unwrap().size, 900);
+    a.no_event().await;
+
+    // Without B, A may cache again.
+    b.close(ino, 1, 0).await;
+    assert_eq!(a.open(ino, true).await.unwrap().lease, DataLease::Cached);
+    assert_eq!(server.status().await.sessions[0].open_files, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_a_directory_flushes_all_at_once() {
+    let server = Server::start(patient()).await;
+    let (mut a, b) = two(&server).await;
+    let (one, two) = (a.create("one", true).await, a.create("two", true).await);
+    let session = b.session;
+    let list = b.ask(|c| async move { c.readdir(context(), session, Ino::ROOT, 0, 1 << 16, true).await });
+    let (page, ()) = tokio::join!(list, async {
+        let event = a.event().await;
+        let EventBody::Flush { inos } = &event.body else { panic!("{event:?}") };
+        assert!(inos.len() == 2 && inos.contains(&one) && inos.contains(&two));
+        a.op(commit(two, block(1, 1), 33)).await.unwrap();
+        a.acknowledge(&event).await;
+    });
+    let page = page.unwrap();
+    let size = |ino| page.entries.iter().find(|entry| entry.ino == ino).unwrap().attr.unwrap().size;
+    assert_eq!((size(one), size(two), page.end), (0, 33, true));
+    // Names alone need nobody.
+    let names = b.ask(|c| async move { c.readdir(context(), session, Ino::ROOT, 0, 1 << 16, false).await });
+    assert_eq!(names.await.unwrap().entries.len(), 2);
+    a.no_event().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_gives_up_an_open_does_not_hold_it() {
+    let server = Server::start(patient()).await;
+    let (mut a, b) = two(&server).await;
+    let ino = a.create("f", true).await;
+    let (link, session) = (b.link.clone(), b.session);
+    let opening = tokio::spawn(async move {
+        ask(&link, |c| async move { c.open(context(), session, ino, true).await }).await
+    });
+    let event = a.event().await;
+    opening.abort();
+    // The server hears of it, and forgets the open.
+    eventually("the open is forgotten", || async { server.status().await.sessions[1].open_files == 0 }).await;
+    a.acknowledge(&event).await;
+    assert_eq!(a.open(ino, true).await.unwrap().lease, DataLease::Cached);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_session_is_evicted() {
+    let times = SessionTimes { timeout: Duration::from_millis(600), grace: Duration::from_millis(100) };
+    let server = Server::start(times).await;
+    let link = server.connect();
+    let silent = attach(&link, None, Vec::new()).await.unwrap();
+    // It never acknowledges that it is not alone any more.
+    let b = Mount::new(&server).await;
+    assert!(b.attached.sole, "the other one is gone");
+    let session = silent.session;
+    let answer = ask(&link, |c| async move { c.getattr(context(), session, Ino::ROOT).await }).await;
+    assert_eq!(answer, Err(FsError::Evicted));
+    assert_eq!(attach(&link, Some(session), Vec::new()).await.unwrap_err(), FsError::Evicted);
+    let sessions = server.status().await.sessions;
+    assert_eq!(sessions.iter().map(|s| s.session).collect::<Vec<_>>(), [b.session]);
+    // B polls: it stays.
+    tokio::time::sleep(times.timeout * 2).await;
+    b.getattr(Ino::ROOT).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mount_that_owes_an_acknowledgement_is_evicted_though_it_polls() {
+    let times = SessionTimes { timeout: Duration::from_millis(600), grace: Duration::from_millis(100) };
+    let server = Server::start(times).await;
+    let (mut a, b) = two(&server).await;
+    let ino = a.create("f", true).await;
+    assert_eq!(b.getattr(ino).await.unwrap().size, 0, "answered when A is gone");
+    assert_eq!(a.getattr(ino).await, Err(FsError::Evicted));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_requests_wait_for_all_known_sessions() {
+    let mut server = Server::start(patient()).await;
+    let (mut a, b) = two(&server).await;
+    let ino = a.create("f", true).await;
+    let before = (a.attached.epoch, a.attached.generation);
+    server.restart().await;
+    let state = OpenState { ino, opens: 1, writers: 1 };
+    let back = attach(&a.link, Some(a.session), vec![state]).await.unwrap();
+    assert!(back.epoch > before.0 && back.generation > before.1);
+    assert_eq!(back.applied, back.durable, "a clean stop loses nothing");
+    let (link, session) = (a.link.clone(), a.session);
+    let waiting =
+        tokio::spawn(
+            async move { ask(&link, |c| async move { c.getattr(context(), session, ino).await }).await },
+        );
+    tokio::time::sleep(SHORT).await;
+    assert!(!waiting.is_finished(), "answered before B is back");
+    let again = attach(&b.link, Some(b.session), Vec::new()).await.unwrap();
+    assert!(!again.sole);
+    assert_eq!(within(waiting).await.unwrap().unwrap().ino, ino);
+    // The table is back: B's look flushes A.
+    let flush = EventBody::Flush { inos: vec![ino] };
+    let (seen, ()) = tokio::join!(b.getattr(ino), a.expect(flush));
+    seen.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_grace_ends_without_those_who_stay_away() {
+    let times = SessionTimes { timeout: Duration::from_secs(60), grace: Duration::from_millis(300) };
+    let mut server = Server::start(times).await;
+    let (a, b) = two(&server).await;
+    drop(b);
+    server.restart().await;
+    attach(&a.link, Some(a.session), Vec::new()).await.unwrap();
+    a.getattr(Ino::ROOT).await.unwrap();
+    assert_eq!(attach(&a.link, Some(SessionId(999)), Vec::new()).await.unwrap_err(), FsError::Evicted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_counts_once_however_often_it_comes() {
+    let mut server = Server::start(patient()).await;
+    let mut a = Mount::new(&server).await;
+    let ino = a.new_ino();
+    let batch = a.batch(vec![create(ino, "f", true), create(Ino(ino.0 + 1), "f", true)]);
+    // The connection breaks before the answer.
+    let (link, lost) = (server.connect(), batch.clone());
+    let live = within(link.get()).await.unwrap();
+    let sending = tokio::spawn(async move { live.apply(context(), lost).await });
+    tokio::task::yield_now().await;
+    sending.abort();
+    drop(link);
+    let first = a.send(batch.clone()).await.unwrap();
+    let second = a.send(batch.clone()).await.unwrap();
+    assert_eq!(first.results, second.results);
+    assert!(matches!(first.results[0], Ok(OpReply::Entry { created: true, .. })));
+    assert!(matches!(first.results[1], Ok(OpReply::Entry { created: false, attr }) if attr.ino == ino));
+    server.restart().await;
+    let back = attach(&a.link, Some(a.session), Vec::new()).await.unwrap();
+    assert_eq!(back.applied.0, 2);
+    assert_eq!(a.send(batch.clone()).await.unwrap().results, first.results, "also over a restart");
+    // It is open once.
+    a.op(unlink("f")).await.unwrap();
+    assert_eq!(server.status().await.orphans, 1);
+    a.close(ino, 1, 1).await;
+    eventually("f is reaped", || async { server.status().await.orphans == 0 }).await;
+    let mut gap = a.batch(vec![unlink("x")]);
+    gap.first.0 += 5;
+    assert_eq!(a.send(gap).await.unwrap_err(), FsError::OutOfOrder);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_released_lock_wakes_who_was_refused() {
+    let server = Server::start(patient()).await;
+    let (mut a, mut b) = two(&server).await;
+    let ino = a.create("f", false).await;
+    a.op(lock(ino, LockType::Write, 1)).await.unwrap();
+    assert_eq!(b.op(lock(ino, LockType::Write, 1)).await, Err(FsError::WouldBlock));
+    a.op(lock(ino, LockType::Unlock, 1)).await.unwrap();
+    assert_eq!(b.event().await.body, EventBody::LockReleased { ino });
+    b.op(lock(ino, LockType::Write, 1)).await.unwrap();
+    assert_eq!(a.op(lock(ino, LockType::Read, 1)).await, Err(FsError::WouldBlock));
+    // The end of a session releases its locks.
+    b.detach().await.unwrap();
+    assert_eq!(a.event().await.body, EventBody::LockReleased { ino });
+    a.op(lock(ino, LockType::Read, 1)).await.unwrap();
+    a.op(lock(ino, LockType::Unlock, 1)).await.unwrap();
+    assert!(matches!(a.event().await.body, EventBody::Sole { .. }));
+    a.no_event().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_without_names_live_as_long_as_anyone_has_them_open() {
+    let mut server = Server::start(patient()).await;
+    let (mut a, b) = two(&server).await;
+    let ino = a.create("f", false).await;
+    a.op(commit(ino, block(1, 1), 4096)).await.unwrap();
+    b.open(ino, false).await.unwrap();
+    let before = server.status().await.stat.totals;
+    a.op(unlink("f")).await.unwrap();
+    assert_eq!(b.getattr(ino).await.unwrap().nlink, 0);
+    // Neither a restart ...
+    server.restart().await;
+    attach(&a.link, Some(a.session), Vec::new()).await.unwrap();
+    attach(&b.link, Some(b.session), vec![OpenState { ino, opens: 1, writers: 0 }]).await.unwrap();
+    assert_eq!(b.getattr(ino).await.unwrap().size, 4096);
+    assert_eq!(server.status().await.orphans, 1);
+    // ... nor anything but the last close ends it.
+    b.close(ino, 1, 0).await;
+    eventually("f is reaped", || async { server.status().await.orphans == 0 }).await;
+    let status = server.status().await;
+    assert_eq!(status.stat.totals.inodes, before.inodes - 1);
+    assert_eq!((status.stat.totals.allocated, status.delete_queue), (before.allocated - 4096, 1));
+    assert_eq!(b.getattr(ino).await, Err(FsError::Stale));
+
+    // A temporary file goes with its session.
+    let temporary = a.new_ino();
+    a.op(OpBody::Tmpfile { parent: Ino::ROOT, ino: temporary, perm: 0o600, umask: 0 }).await.unwrap();
+    assert_eq!(server.status().await.orphans, 1);
+    a.detach().await.unwrap();
+    eventually("the temporary file is reaped", || async { server.status().await.orphans == 0 }).await;
+}

@@ -1,0 +1,166 @@
+//! Blocks to and from data daemons: finds the daemon, tries another where one fails, verifies what
+//! comes.
+
+use super::nodes::Nodes;
+use super::session::Session;
+use super::{DataClient, MetaClient};
+use bytes::Bytes;
+use cairn_common::config::{Address, DATA_PORT};
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{BlockRef, NodeId};
+use cairn_common::proto::data::{DataServiceClient, GetRequest, PutRequest};
+use cairn_common::rpc::{ConnectOptions, Pool};
+use cairn_common::wire::Payload;
+use cairn_common::wire::checksum::{piece_checksums, verify_pieces};
+use cairn_common::wire::hello::Identity;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Connections to each data daemon: enough that a large block does not hold up the others.
+const CONNECTIONS: usize = 2;
+/// Longest wait for one put or get, connecting included. A disk that takes longer is as good as dead.
+const DATA_DEADLINE: Duration = Duration::from_secs(30);
+/// Pauses before a failed call is tried again: doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A block that arrives damaged is asked for this often: the wire may have been at fault, the disk is
+/// not getting better.
+const CORRUPT_TRIES: u32 = 3;
+
+/// See the module.
+pub struct BlockClient {
+    session: Arc<Session>,
+    nodes: Mutex<Nodes>,
+    pools: Mutex<HashMap<NodeId, (String, Pool<DataServiceClient>)>>,
+    identity: Identity,
+    /// `soft`: give up after this long.
+    timeout: Option<Duration>,
+}
+
+impl BlockClient {
+    /// A client that learns of data daemons from `session`.
+    #[must_use]
+    pub fn new(session: Arc<Session>, identity: Identity, timeout: Option<Duration>) -> BlockClient {
+        BlockClient { session, nodes: Mutex::default(), pools: Mutex::default(), identity, timeout }
+    }
+
+    fn pool(&self, node: NodeId, address: &str) -> FsResult<Pool<DataServiceClient>> {
+        let mut pools = self.pools.lock();
+        if let Some((known, pool)) = pools.get(&node)
+            && known == address
+        {
+            return Ok(pool.clone());
+        }
+        let parsed: Address = address.parse().map_err(|_| FsError::Invalid)?;
+        let options = ConnectOptions::new(vec![parsed], DATA_PORT, self.identity.clone());
+        let pool = Pool::new(CONNECTIONS, &options, |transport| {
+            DataServiceClient::new(tarpc::client::Config::default(), transport)
+        });
+        pools.insert(node, (address.to_owned(), pool.clone()));
+        Ok(pool)
+    }
+
+    async fn refresh(&self) -> FsResult<()> {
+        let known = self.nodes.lock().epoch();
+        if let Some(map) = self.session.cluster_map(known).await? {
+            self.nodes.lock().update(map);
+        }
+        Ok(())
+    }
+
+    /// The daemon for a new block; asks for the map where none is known.
+    async fn choose(&self) -> FsResult<(NodeId, Pool<DataServiceClient>)> {
+        let mut chosen = self.nodes.lock().choose(Instant::now());
+        if chosen.is_none() {
+            self.refresh().await?;
+            chosen = self.nodes.lock().choose(Instant::now());
+        }
+        let (node, address) = chosen.ok_or(FsError::Unavailable)?;
+        Ok((node, self.pool(node, &address)?))
+    }
+
+    async fn holder(&self, block: BlockRef) -> FsResult<Pool<DataServiceClient>> {
+        let mut holder = self.nodes.lock().holder(block.volume);
+        if holder.is_none() {
+            self.refresh().await?;
+            holder = self.nodes.lock().holder(block.volume);
+        }
+        let (node, address) = holder.ok_or(FsError::Unavailable)?;
+        self.pool(node, &address)
+    }
+
+    async fn put_once(&self, request: PutRequest) -> FsResult<BlockRef> {
+        let (node, pool) = self.choose().await?;
+        let result = pool
+            .call(DATA_DEADLINE, |client, context| async move { client.put(context, request).await })
+            .await;
+        match result {
+            Ok(block) => self.nodes.lock().learn(block.volume, node),
+            Err(_) => self.nodes.lock().failed(node, Instant::now()),
+        }
+        result
+    }
+
+    async fn get_once(&self, request: GetRequest) -> FsResult<(u32, Bytes)> {
+        let pool = self.holder(request.block).await?;
+        let reply = pool
+            .call(DATA_DEADLINE, |client, context| async move { client.get(context, request).await })
+            .await?;
+        let bytes = reply.payload.into_bytes();
+        match verify_pieces(&bytes, &reply.checksums) {
+            Ok(()) => Ok((reply.offset, bytes)),
+            Err(piece) => {
+                tracing::error!(target: "cairn", block = %request.block, piece, "block damaged on its way or on disk");
+                Err(FsError::Corrupt)
+            }
+        }
+    }
+
+    /// Repeats what failed for reasons that pass: for ever, or with `soft` for so long.
+    async fn persist<T, Fut: Future<Output = FsResult<T>>>(
+        &self,
+        mut once: impl FnMut() -> Fut,
+    ) -> FsResult<T> {
+        let started = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let mut damaged = 0;
+        loop {
+            let error = match once().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            damaged += u32::from(error == FsError::Corrupt);
+            let passes = error.is_transient() || error == FsError::Sealed || error == FsError::Corrupt;
+            if !passes || damaged == CORRUPT_TRIES {
+                return Err(error);
+            }
+            if self.timeout.is_some_and(|limit| started.elapsed() + pause > limit) {
+                return Err(FsError::TimedOut);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            // Daemons may have moved.
+            self.refresh().await?;
+        }
+    }
+}
+
+impl DataClient for BlockClient {
+    async fn put(&self, payload: Payload, summary_len: u32) -> FsResult<BlockRef> {
+        let request = PutRequest {
+            session: self.session.session(),
+            summary_len,
+            checksums: piece_checksums(payload.segments()),
+            payload,
+        };
+        // A repeated put leaves a second block that nobody refers to; it is found by its session.
+        self.persist(|| self.put_once(request.clone())).await
+    }
+
+    async fn get(&self, block: BlockRef, offset: u32, length: u32) -> FsResult<(u32, Bytes)> {
+        self.persist(|| self.get_once(GetRequest { block, offset, length })).await
+    }
+}

@@ -1,0 +1,130 @@
+//! Which data daemon holds what, as the mount knows it: the cluster map, and which daemon a new
+//! block goes to. Pure.
+
+use cairn_common::ids::{NodeId, VolumeId};
+use cairn_common::proto::meta::{ClusterMap, NodeInfo};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// How long a daemon that failed a put is passed over where there is another.
+const AVOID: Duration = Duration::from_secs(5);
+
+/// The newest map, and what this mount has seen itself.
+#[derive(Debug, Default)]
+pub struct Nodes {
+    epoch: u64,
+    nodes: HashMap<NodeId, NodeInfo>,
+    volumes: HashMap<VolumeId, NodeId>,
+    failed: HashMap<NodeId, Instant>,
+    turn: usize,
+}
+
+impl Nodes {
+    /// Epoch of the map, 0 before the first.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Takes a newer map over.
+    pub fn update(&mut self, map: ClusterMap) {
+        if map.epoch < self.epoch {
+            return;
+        }
+        self.epoch = map.epoch;
+        self.nodes = map.nodes.into_iter().map(|info| (info.node, info)).collect();
+        self.volumes = map.volumes.into_iter().collect();
+        self.failed.retain(|node, _| self.nodes.contains_key(node));
+    }
+
+    /// Node and address that hold a volume.
+    #[must_use]
+    pub fn holder(&self, volume: VolumeId) -> Option<(NodeId, String)> {
+        let node = self.volumes.get(&volume)?;
+        self.nodes.get(node).map(|info| (*node, info.address.clone()))
+    }
+
+    /// Remembers that a volume is on `node`: blocks were just stored there.
+    pub fn learn(&mut self, volume: VolumeId, node: NodeId) {
+        self.volumes.insert(volume, node);
+    }
+
+    /// Where the next block goes: the daemons in turn, without those that failed lately or are not
+    /// alive, unless there is no other.
+    pub fn choose(&mut self, now: Instant) -> Option<(NodeId, String)> {
+        let mut candidates: Vec<&NodeInfo> = self.nodes.values().collect();
+        candidates.sort_by_key(|info| {
+            let avoided = self.failed.get(&info.node).is_some_and(|at| now.duration_since(*at) < AVOID);
+            (avoided, !info.alive, info.node)
+        });
+        let best = candidates.first().map(|info| (self.is_avoided(info.node, now), info.alive))?;
+        let equal: Vec<_> =
+            candidates.iter().filter(|info| (self.is_avoided(info.node, now), info.alive) == best).collect();
+        let chosen = equal[self.turn % equal.len()];
+        let chosen = (chosen.node, chosen.address.clone());
+        self.turn = self.turn.wrapping_add(1);
+        Some(chosen)
+    }
+
+    /// A put to `node` failed.
+    pub fn failed(&mut self, node: NodeId, now: Instant) {
+        self.failed.insert(node, now);
+    }
+
+    fn is_avoided(&self, node: NodeId, now: Instant) -> bool {
+        self.failed.get(&node).is_some_and(|at| now.duration_since(*at) < AVOID)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u32, alive: bool) -> NodeInfo {
+        NodeInfo { node: NodeId(id), address: format!("n{id}:1"), alive, stat: None }
+    }
+
+    fn nodes(list: &[NodeInfo]) -> Nodes {
+        let mut nodes = Nodes::default();
+        nodes.update(ClusterMap { epoch: 1, nodes: list.to_vec(), volumes: vec![(VolumeId(5), NodeId(1))] });
+        nodes
+    }
+
+    #[test]
+    fn the_living_take_turns() {
+        let mut nodes = nodes(&[node(1, true), node(2, true), node(3, false)]);
+        let now = Instant::now();
+        let chosen: Vec<u32> = (0..4).filter_map(|_| nodes.choose(now)).map(|(n, _)| n.0).collect();
+        assert_eq!(chosen, [1, 2, 1, 2]);
+    }
+
+    #[test]
+    fn a_failed_one_is_passed_over_for_a_while() {
+        let mut nodes = nodes(&[node(1, true), node(2, true)]);
+        let now = Instant::now();
+        nodes.failed(NodeId(1), now);
+        assert_eq!(nodes.choose(now).map(|(n, _)| n), Some(NodeId(2)));
+        assert_eq!(nodes.choose(now).map(|(n, _)| n), Some(NodeId(2)));
+        let later = now + AVOID;
+        let both: std::collections::HashSet<_> = (0..2).filter_map(|_| nodes.choose(later)).collect();
+        assert_eq!(both.len(), 2);
+    }
+
+    #[test]
+    fn the_only_one_is_tried_again() {
+        let mut nodes = nodes(&[node(1, false)]);
+        let now = Instant::now();
+        nodes.failed(NodeId(1), now);
+        assert_eq!(nodes.choose(now).map(|(n, _)| n), Some(NodeId(1)));
+        assert_eq!(Nodes::default().choose(now), None);
+    }
+
+    #[test]
+    fn volumes_are_found() {
+        let mut nodes = nodes(&[node(1, true)]);
+        assert_eq!(nodes.holder(VolumeId(5)).map(|(n, _)| n), Some(NodeId(1)));
+        assert_eq!(nodes.holder(VolumeId(6)), None);
+        nodes.learn(VolumeId(6), NodeId(1));
+        assert_eq!(nodes.holder(VolumeId(6)).map(|(n, _)| n), Some(NodeId(1)));
+    }
+}

@@ -1,0 +1,298 @@
+//! The session's operation log in the mount: what was submitted and is not yet known to be on the
+//! server's stable storage. Pure: no socket, no clock; `session.rs` moves the batches.
+//!
+//! An operation is *queued*, then *under way* in the one batch that the server may be working on,
+//! then *applied* (its reply is known), and is forgotten when it is *durable*. After a lost
+//! connection [`OpLog::reattached`] decides what is sent again:
+//!
+//! - the batch under way, as it was, if the server has it: the stored replies come back;
+//! - everything after what the server has applied, if it lost applied operations that were not on
+//!   stable storage (power loss): their replies were given long ago and are not given again.
+
+use super::OpTicket;
+use cairn_common::ids::Seq;
+use cairn_common::limits::{BATCH_BYTES_MAX, BATCH_OPS_MAX};
+use cairn_common::namespace::op::{ExtentData, Op, OpBody, OpResult};
+use std::collections::VecDeque;
+use tokio::sync::oneshot;
+
+#[derive(Debug)]
+struct Entry {
+    op: Op,
+    /// Answers the ticket; gone once answered.
+    reply: Option<oneshot::Sender<OpResult>>,
+}
+
+/// The operations after `durable`, in order, without gaps.
+#[derive(Debug)]
+pub struct OpLog {
+    entries: VecDeque<Entry>,
+    /// Number of `entries[0]`.
+    first: Seq,
+    /// Everything below has been answered by the server.
+    next_to_send: Seq,
+    /// How many operations from `next_to_send` on are under way.
+    under_way: usize,
+}
+
+impl Default for OpLog {
+    fn default() -> OpLog {
+        OpLog { entries: VecDeque::new(), first: Seq(1), next_to_send: Seq(1), under_way: 0 }
+    }
+}
+
+impl OpLog {
+    /// Adds an operation at the end.
+    pub fn push(&mut self, op: Op) -> OpTicket {
+        let (reply, ticket) = OpTicket::new(self.end());
+        self.entries.push_back(Entry { op, reply: Some(reply) });
+        ticket
+    }
+
+    /// The number that the next pushed operation gets.
+    fn end(&self) -> Seq {
+        Seq(self.first.0 + self.entries.len() as u64)
+    }
+
+    /// The last submitted operation (0 if there was none).
+    #[must_use]
+    pub fn last(&self) -> Seq {
+        Seq(self.end().0 - 1)
+    }
+
+    /// Operations kept in memory.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True if everything is durable.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The next batch to send; it is under way from now on. `None` if one is, or nothing is queued.
+    pub fn next_batch(&mut self) -> Option<(Seq, Vec<Op>)> {
+        if self.under_way > 0 {
+            return None;
+        }
+        let mut ops = Vec::new();
+        let mut bytes = 0;
+        for entry in self.entries.range(self.position(self.next_to_send)..) {
+            bytes += weight(&entry.op);
+            if !ops.is_empty() && (bytes > BATCH_BYTES_MAX || ops.len() == BATCH_OPS_MAX) {
+                break;
+            }
+            ops.push(entry.op.clone());
+        }
+        self.under_way = ops.len();
+        (!ops.is_empty()).then_some((self.next_to_send, ops))
+    }
+
+    /// The batch under way once more, as it was.
+    #[must_use]
+    pub fn batch_under_way(&self) -> Option<(Seq, Vec<Op>)> {
+        let start = self.position(self.next_to_send);
+        let range = start..start + self.under_way;
+        (self.under_way > 0)
+            .then(|| (self.next_to_send, self.entries.range(range).map(|e| e.op.clone()).collect()))
+    }
+
+    /// True if `seq` and all before are on stable storage.
+    #[must_use]
+    pub fn is_durable(&self, seq: Seq) -> bool {
+        seq < self.first
+    }
+
+    /// The server answered the batch under way. False if the answer does not fit it.
+    #[must_use]
+    pub fn answered(&mut self, results: Vec<OpResult>, durable: Seq) -> bool {
+        if results.len() != self.under_way || durable >= Seq(self.next_to_send.0 + self.under_way as u64) {
+            return false;
+        }
+        let start = self.position(self.next_to_send);
+        for (entry, result) in self.entries.range_mut(start..).zip(results) {
+            if let Some(reply) = entry.reply.take() {
+                // A dropped ticket is no error: not everyone waits.
+                let _ = reply.send(result);
+            }
+        }
+        self.next_to_send = Seq(self.next_to_send.0 + self.under_way as u64);
+        self.under_way = 0;
+        self.forget(durable);
+        true
+    }
+
+    /// Operations up to `durable` are on stable storage.
+    pub fn forget(&mut self, durable: Seq) {
+        while self.first <= durable && self.first < self.next_to_send {
+            self.entries.pop_front();
+            self.first = self.first.next();
+        }
+    }
+
+    /// The session was taken up again by a server that has applied up to `applied`. False if that
+    /// is not a point of this log: then the server speaks of another history.
+    #[must_use]
+    pub fn reattached(&mut self, applied: Seq, durable: Seq) -> bool {
+        let last_sent = Seq(self.next_to_send.0 + self.under_way as u64 - 1);
+        if applied > last_sent || applied.next() < self.first {
+            return false;
+        }
+        if applied.next() < self.next_to_send {
+            self.next_to_send = applied.next();
+            self.under_way = 0;
+        } else if applied.next() == self.next_to_send {
+            self.under_way = 0;
+        }
+        self.forget(durable);
+        true
+    }
+
+    /// The session is over: every waiting ticket is answered `Evicted` (by dropping its sender).
+    pub fn clear(&mut self) {
+        *self = OpLog::default();
+    }
+
+    fn position(&self, seq: Seq) -> usize {
+        usize::try_from(seq.0 - self.first.0).expect("positions in the log are indexes in memory")
+    }
+}
+
+/// Roughly the encoded size of an operation, in bytes.
+fn weight(op: &Op) -> usize {
+    const FIXED: usize = 128;
+    const PIECE: usize = 48;
+    FIXED
+        + match &op.body {
+            OpBody::Commit(commit) => {
+                commit.pieces.iter().map(|piece| PIECE + inline_len(&piece.extent.data)).sum::<usize>()
+                    + PIECE * commit.files.len()
+            }
+            OpBody::Append { data, .. } => inline_len(data),
+            OpBody::Relocate { from, to, .. } => inline_len(from) + inline_len(to),
+            OpBody::SetXattr { value, name, .. } => value.len() + name.len(),
+            OpBody::Symlink { target, name, .. } => target.len() + name.len(),
+            _ => 512,
+        }
+}
+
+fn inline_len(data: &ExtentData) -> usize {
+    match data {
+        ExtentData::Inline(bytes) => bytes.len(),
+        ExtentData::Block { .. } | ExtentData::Reserved => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_common::attr::{Caller, Timestamp};
+    use cairn_common::error::FsError;
+    use cairn_common::ids::Ino;
+    use cairn_common::namespace::op::OpReply;
+
+    fn op(n: u64) -> Op {
+        let time = Timestamp { secs: i64::try_from(n).expect("small"), nanos: 0 };
+        let body = OpBody::RemoveXattr { ino: Ino(n), name: "user.a".into() };
+        Op { time, caller: Caller::default(), body }
+    }
+
+    fn done(count: usize) -> Vec<OpResult> {
+        vec![Ok(OpReply::Done); count]
+    }
+
+    #[test]
+    fn what_queues_up_while_a_batch_is_under_way_goes_into_the_next() {
+        let mut log = OpLog::default();
+        let _first = log.push(op(1));
+        assert_eq!(log.next_batch(), Some((Seq(1), vec![op(1)])));
+        let _second = log.push(op(2));
+        let _third = log.push(op(3));
+        assert_eq!(log.next_batch(), None, "one batch at a time");
+        assert!(log.answered(done(1), Seq(0)));
+        assert_eq!(log.next_batch(), Some((Seq(2), vec![op(2), op(3)])));
+    }
+
+    #[test]
+    fn tickets_are_answered_in_order_and_durable_operations_forgotten() {
+        let mut log = OpLog::default();
+        let mut first = log.push(op(1));
+        let mut second = log.push(op(2));
+        log.next_batch();
+        assert!(log.answered(vec![Ok(OpReply::Done), Err(FsError::NoAttr)], Seq(1)));
+        assert_eq!(first.reply.try_recv(), Ok(Ok(OpReply::Done)));
+        assert_eq!(second.reply.try_recv(), Ok(Err(FsError::NoAttr)));
+        assert_eq!(log.len(), 1, "the second is not durable yet");
+        log.forget(Seq(2));
+        assert!(log.is_empty());
+        assert_eq!(log.last(), Seq(2));
+    }
+
+    #[test]
+    fn a_lost_answer_sends_the_same_batch_again() {
+        let mut log = OpLog::default();
+        let _a = log.push(op(1));
+        let _b = log.push(op(2));
+        log.next_batch();
+        let _c = log.push(op(3));
+        assert!(log.reattached(Seq(2), Seq(0)));
+        assert_eq!(log.batch_under_way(), Some((Seq(1), vec![op(1), op(2)])), "without the third");
+    }
+
+    #[test]
+    fn a_batch_that_never_arrived_is_sent_with_what_came_since() {
+        let mut log = OpLog::default();
+        let _a = log.push(op(1));
+        log.next_batch();
+        let _b = log.push(op(2));
+        assert!(log.reattached(Seq(0), Seq(0)));
+        assert_eq!(log.next_batch(), Some((Seq(1), vec![op(1), op(2)])));
+    }
+
+    #[test]
+    fn operations_that_the_server_lost_are_replayed() {
+        let mut log = OpLog::default();
+        let mut tickets: Vec<_> = (1..=3).map(|n| log.push(op(n))).collect();
+        log.next_batch();
+        assert!(log.answered(done(3), Seq(1)));
+        assert!(tickets[2].reply.try_recv().is_ok());
+        let _d = log.push(op(4));
+        log.next_batch();
+        assert!(log.reattached(Seq(1), Seq(1)), "the server lost power after making the first durable");
+        assert_eq!(log.next_batch(), Some((Seq(2), vec![op(2), op(3), op(4)])));
+        assert!(log.answered(done(3), Seq(4)), "answered tickets are not answered again");
+        assert!(log.is_empty());
+    }
+
+    #[test]
+    fn a_server_with_another_history_is_noticed() {
+        let mut log = OpLog::default();
+        let _a = log.push(op(1));
+        assert!(!log.reattached(Seq(1), Seq(0)), "it can't have applied what was never sent");
+        log.next_batch();
+        assert!(log.answered(done(1), Seq(1)));
+        assert!(!log.reattached(Seq(0), Seq(0)), "it said that the first is durable");
+    }
+
+    #[test]
+    fn answers_that_do_not_fit_are_refused() {
+        let mut log = OpLog::default();
+        let _a = log.push(op(1));
+        log.next_batch();
+        assert!(!log.answered(done(2), Seq(0)));
+        assert!(!log.answered(done(1), Seq(2)));
+        assert!(log.answered(done(1), Seq(1)));
+    }
+
+    #[test]
+    fn batches_are_bounded() {
+        let mut log = OpLog::default();
+        let _tickets: Vec<_> = (0..BATCH_OPS_MAX as u64 + 1).map(|n| log.push(op(n))).collect();
+        let (first, ops) = log.next_batch().expect("operations are queued");
+        assert_eq!(first, Seq(1));
+        assert!(ops.len() <= BATCH_OPS_MAX);
+        assert!(!ops.is_empty());
+    }
+}

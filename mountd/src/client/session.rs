@@ -1,0 +1,512 @@
+//! A mount's session with the metadata daemon: takes it up, and again after each lost connection,
+//! and moves operations, events and closes over it.
+//!
+//! Tasks, each ended by the token: `supervise` attaches; `run_batches` sends what the operation log
+//! holds; `run_events` asks for events and starts a task for each; `run_closes` sends ended opens.
+
+use super::calls::{Attached, CALL_DEADLINE, Calls, State};
+use super::clock::ServerClock;
+use super::closes::CloseQueue;
+use super::inos::InoPool;
+use super::oplog::OpLog;
+use super::{EventSink, MetaClient, OpTicket};
+use bytes::Bytes;
+use cairn_common::attr::{Attr, Caller, Timestamp};
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{Epoch, Ino, Seq, SessionId};
+use cairn_common::namespace::op::{LockRequest, Name, Op, OpBody};
+use cairn_common::namespace::tables::HeldLock;
+use cairn_common::proto::meta::{
+    AttachReply, AttachRequest, Batch, ClientInfo, CloseItem, ClusterMap, DirPage, Event, EventBody,
+    ExtentPage, FsStat, MetaServiceClient, OpenReply, OpenState,
+};
+use cairn_common::rpc::{Live, Reconnecting, context_within, fs_error};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long the server holds a call for events that has nothing to tell.
+const EVENTS_WAIT: Duration = Duration::from_secs(15);
+/// Longest wait for the answer to an attach: the server may have to wait for another mount first.
+const ATTACH_DEADLINE: Duration = CALL_DEADLINE;
+/// Operations kept for replay before the log is made durable on purpose.
+const LOG_BOUND: usize = 32_768;
+/// Pause before something that the server refused is tried again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub struct Session {
+    calls: Arc<Calls>,
+    client: ClientInfo,
+    id: AtomicU64,
+    clock: ServerClock,
+    log: Mutex<OpLog>,
+    /// The log has something to send.
+    queued: Notify,
+    /// All operations up to here have been answered.
+    answered: watch::Sender<Seq>,
+    inos: InoPool,
+    closes: Arc<CloseQueue>,
+    /// The answer to the first attach.
+    first: AttachReply,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Session {
+    /// Opens a new session.
+    ///
+    /// # Errors
+    /// `Unavailable` if no server answers within `limit`; what the server says otherwise.
+    pub async fn open(
+        link: Reconnecting<MetaServiceClient>,
+        client: ClientInfo,
+        timeout: Option<Duration>,
+        limit: Duration,
+    ) -> FsResult<Arc<Session>> {
+        let clock = ServerClock::default();
+        let attach = async {
+            let live = link.get().await?;
+            let request = AttachRequest { session: None, client: client.clone(), opens: Vec::new() };
+            attach(&live, request, &clock).await.map(|reply| (live, reply))
+        };
+        let (live, first) = tokio::time::timeout(limit, attach).await.unwrap_or(Err(FsError::Unavailable))?;
+        let calls = Arc::new(Calls::new(link, timeout));
+        calls.state.send_replace(State::Attached(attached_of(&live, &first)));
+        Ok(Arc::new(Session {
+            calls,
+            client,
+            id: AtomicU64::new(first.session.0),
+            clock,
+            log: Mutex::default(),
+            queued: Notify::new(),
+            answered: watch::Sender::new(Seq(0)),
+            inos: InoPool::default(),
+            closes: Arc::default(),
+            first,
+            cancel: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// Starts the tasks. Events go to `sink` from now on.
+    pub fn start<S: EventSink>(self: &Arc<Self>, sink: Arc<S>) {
+        if self.first.sole {
+            sink.sole(self.first.generation);
+        }
+        self.spawn(|session| session.run_batches());
+        self.spawn(|session| session.run_closes());
+        let events = Arc::clone(&sink);
+        self.spawn(|session| session.run_events(events));
+        self.spawn(|session| session.supervise(sink));
+    }
+
+    fn spawn<F, Fut>(self: &Arc<Self>, task: F)
+    where
+        F: FnOnce(Arc<Session>) -> Fut,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let work = task(Arc::clone(self));
+        self.spawn_work(work);
+    }
+
+    fn spawn_work(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let cancelled = self.cancel.clone().cancelled_owned();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = cancelled => {}
+                () = work => {}
+            }
+        });
+    }
+
+    /// Ends the session: everything that was submitted is durable when this returns `Ok`.
+    ///
+    /// # Errors
+    /// `TimedOut` if that takes longer than `limit`; the session is over here all the same.
+    pub async fn end(&self, limit: Duration) -> FsResult<()> {
+        let deadline = Instant::now() + limit;
+        let synced = timeout_at(deadline, self.sync(self.last_submitted())).await;
+        // First the tasks: one that heard of the end would take the session up again.
+        self.cancel.cancel();
+        self.tasks.close();
+        let detached = timeout_at(deadline, async {
+            self.tasks.wait().await;
+            self.detach().await
+        });
+        let detached = detached.await;
+        self.calls.state.send_replace(State::Ended);
+        synced.unwrap_or(Err(FsError::TimedOut))?;
+        detached.unwrap_or(Err(FsError::TimedOut))
+    }
+
+    /// Not repeated: without an answer the server ends the session by its time-out.
+    async fn detach(&self) -> FsResult<()> {
+        let State::Attached(attached) = self.calls.state.borrow().clone() else {
+            return Err(FsError::Unavailable);
+        };
+        attached.client().detach(context(), attached.session).await.map_err(|error| fs_error(&error))?
+    }
+
+    /// The cluster map, if it is newer than `known`.
+    ///
+    /// # Errors
+    /// As for every call.
+    pub async fn cluster_map(&self, known: u64) -> FsResult<Option<ClusterMap>> {
+        self.calls.call(|client, _| async move { client.cluster_map(context(), known).await }).await
+    }
+
+    // --- Taking the session up again
+
+    async fn supervise<S: EventSink>(self: Arc<Self>, sink: Arc<S>) {
+        let mut state = self.calls.state.subscribe();
+        while state.wait_for(|state| matches!(state, State::Detached)).await.is_ok() {
+            let live = match self.calls.link.get().await {
+                Ok(live) => live,
+                Err(error) => {
+                    // Another cluster answers at the address: the right one may come back.
+                    tracing::debug!(%error, "no connection");
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                    continue;
+                }
+            };
+            match self.reattach(&live, &*sink).await {
+                Ok(attached) => {
+                    self.calls.state.send_replace(State::Attached(attached));
+                    self.queued.notify_one();
+                    tracing::info!(target: "cairn", session = self.session().0, "connected to the metadata daemon");
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "session not taken up again yet");
+                    self.calls.link.invalidate(&live);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    }
+
+    async fn reattach<S: EventSink>(&self, live: &Live<MetaServiceClient>, sink: &S) -> FsResult<Attached> {
+        let opens = self.opens_without_closes(sink);
+        let request = AttachRequest { session: Some(self.session()), client: self.client.clone(), opens };
+        match attach(live, request, &self.clock).await {
+            Ok(reply) => {
+                let fits = self.log.lock().reattached(reply.applied, reply.durable);
+                if !fits {
+                    tracing::error!(target: "cairn", "the metadata daemon has another history of this session");
+                    return self.start_anew(live, sink).await;
+                }
+                self.answered.send_replace(reply.applied);
+                self.tell_sharing(&reply, sink).await;
+                Ok(attached_of(live, &reply))
+            }
+            Err(FsError::Evicted) => self.start_anew(live, sink).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The session is over: nothing of it can be committed any more. The mount goes on with a new one.
+    async fn start_anew<S: EventSink>(&self, live: &Live<MetaServiceClient>, sink: &S) -> FsResult<Attached> {
+        tracing::error!(
+            target: "cairn",
+            session = self.session().0,
+            "session was ended by the metadata daemon; changes that were not synced are lost"
+        );
+        sink.evicted();
+        self.log.lock().clear();
+        self.inos.clear();
+        self.closes.clear();
+        let request = AttachRequest { session: None, client: self.client.clone(), opens: Vec::new() };
+        let reply = attach(live, request, &self.clock).await?;
+        self.id.store(reply.session.0, Ordering::Release);
+        self.answered.send_replace(Seq(0));
+        self.tell_sharing(&reply, sink).await;
+        Ok(attached_of(live, &reply))
+    }
+
+    async fn tell_sharing<S: EventSink>(&self, reply: &AttachReply, sink: &S) {
+        if reply.sole {
+            sink.sole(reply.generation);
+        } else {
+            sink.shared(reply.generation).await;
+        }
+    }
+
+    /// What is open here. Closes that wait to be sent are in it already, so they are dropped; one that
+    /// slips in between is lost, which leaves an open too many at the server, never one too few.
+    fn opens_without_closes<S: EventSink>(&self, sink: &S) -> Vec<OpenState> {
+        let opens = sink.open_states();
+        self.closes.clear();
+        opens
+    }
+
+    // --- Operations
+
+    async fn run_batches(self: Arc<Self>) {
+        loop {
+            self.queued.notified().await;
+            while self.send_batch().await {}
+        }
+    }
+
+    /// Sends one batch; true if there may be another.
+    async fn send_batch(&self) -> bool {
+        let Ok(attached) = self.calls.attached().await else { return false };
+        let next = {
+            let mut log = self.log.lock();
+            log.batch_under_way().or_else(|| log.next_batch())
+        };
+        let Some((first, ops)) = next else { return false };
+        let last = Seq(first.0 + ops.len() as u64 - 1);
+        let batch = Batch { session: attached.session, first, ops };
+        match attached.client().apply(context(), batch).await {
+            Ok(Ok(reply)) => {
+                if self.log.lock().answered(reply.results, reply.durable) {
+                    self.answered.send_replace(last);
+                    self.bound_log(&attached).await;
+                } else {
+                    tracing::error!(target: "cairn", "the metadata daemon's answer does not fit the batch");
+                    self.calls.broken(&attached);
+                }
+            }
+            Ok(Err(FsError::Evicted | FsError::OutOfOrder)) => self.calls.broken(&attached),
+            Ok(Err(error)) => {
+                tracing::warn!(target: "cairn", %error, "the metadata daemon refuses changes for now");
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
+            Err(error) => {
+                tracing::debug!(error = %fs_error(&error), "batch not answered");
+                self.calls.broken(&attached);
+            }
+        }
+        true
+    }
+
+    /// Keeps the memory for replay bounded.
+    async fn bound_log(&self, attached: &Attached) {
+        if self.log.lock().len() < LOG_BOUND {
+            return;
+        }
+        let through = *self.answered.borrow();
+        if let Ok(Ok(durable)) = attached.client().sync(context(), attached.session, through).await {
+            self.log.lock().forget(durable);
+        }
+    }
+
+    // --- Events
+
+    async fn run_events<S: EventSink>(self: Arc<Self>, sink: Arc<S>) {
+        let mut received = (Epoch(0), 0);
+        loop {
+            let Ok(attached) = self.calls.attached().await else { return };
+            if received.0 != attached.epoch {
+                received = (attached.epoch, 0);
+            }
+            let wait = u64::try_from(EVENTS_WAIT.as_millis()).unwrap_or(u64::MAX);
+            let context = context_within(EVENTS_WAIT + Duration::from_secs(10));
+            match attached.client().events(context, attached.session, received.1, wait).await {
+                Ok(Ok(events)) => {
+                    for event in events.into_iter().filter(|event| event.id > received.1).collect::<Vec<_>>()
+                    {
+                        received.1 = event.id;
+                        self.handle(event, &sink);
+                    }
+                }
+                Ok(Err(error)) if error.is_transient() => tokio::time::sleep(REFUSED_PAUSE).await,
+                Ok(Err(_)) | Err(_) => self.calls.broken(&attached),
+            }
+        }
+    }
+
+    fn handle<S: EventSink>(self: &Arc<Self>, event: Event, sink: &Arc<S>) {
+        let (sink, session) = (Arc::clone(sink), Arc::clone(self));
+        // Not in this task: a flush may take long, and what comes after it must not wait for it.
+        self.spawn_work(async move {
+            match event.body {
+                EventBody::Flush { inos } => sink.flush(inos).await,
+                EventBody::Uncache { ino, generation } => sink.uncache(ino, generation).await,
+                EventBody::Invalidate { ino } => sink.invalidate(ino).await,
+                EventBody::Shared { generation } => sink.shared(generation).await,
+                EventBody::LockReleased { ino } => return sink.lock_released(ino),
+                EventBody::Sole { generation } => return sink.sole(generation),
+            }
+            // Over new connections, too, as long as it takes: the event has arrived, so the server does not
+            // send it again, and it evicts who never acknowledges.
+            let acknowledge = |client: MetaServiceClient, id| async move {
+                client.acknowledge(context(), id, event.id).await
+            };
+            while session.calls.call(acknowledge).await == Err(FsError::TimedOut) {}
+        });
+    }
+
+    // --- Closes
+
+    async fn run_closes(self: Arc<Self>) {
+        loop {
+            self.closes.queued().await;
+            loop {
+                let Ok(attached) = self.calls.attached().await else { return };
+                let items = self.closes.take();
+                if items.is_empty() {
+                    break;
+                }
+                match attached.client().close(context(), attached.session, items).await {
+                    Ok(Ok(())) => {}
+                    // Taking the session up again tells the server what is open.
+                    Ok(Err(_)) | Err(_) => self.calls.broken(&attached),
+                }
+            }
+        }
+    }
+}
+
+async fn attach(
+    live: &Live<MetaServiceClient>,
+    request: AttachRequest,
+    clock: &ServerClock,
+) -> FsResult<AttachReply> {
+    let sent = SystemTime::now();
+    let reply = live.attach(context_within(ATTACH_DEADLINE), request).await.map_err(|e| fs_error(&e))??;
+    clock.learn(sent, SystemTime::now(), reply.time);
+    Ok(reply)
+}
+
+fn attached_of(live: &Live<MetaServiceClient>, reply: &AttachReply) -> Attached {
+    Attached { live: live.clone(), session: reply.session, epoch: reply.epoch }
+}
+
+fn context() -> tarpc::context::Context {
+    context_within(CALL_DEADLINE)
+}
+
+impl MetaClient for Session {
+    fn submit_at(&self, time: Timestamp, caller: &Caller, body: OpBody) -> OpTicket {
+        let ticket = self.log.lock().push(Op { time, caller: caller.clone(), body });
+        self.queued.notify_one();
+        ticket
+    }
+
+    fn last_submitted(&self) -> Seq {
+        self.log.lock().last()
+    }
+
+    async fn sync(&self, through: Seq) -> FsResult<()> {
+        let session = self.session();
+        loop {
+            if self.session() != session {
+                return Err(FsError::Evicted);
+            }
+            if self.log.lock().is_durable(through) {
+                return Ok(());
+            }
+            let mut answered = self.answered.subscribe();
+            let _ = answered.wait_for(|seq| *seq >= through).await;
+            let durable =
+                self.calls.call(|client, id| async move { client.sync(context(), id, through).await }).await;
+            match durable {
+                Ok(durable) => self.log.lock().forget(durable),
+                // The server lost operations with its power; they are on their way again.
+                Err(FsError::OutOfOrder) => tokio::time::sleep(REFUSED_PAUSE).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn session(&self) -> SessionId {
+        SessionId(self.id.load(Ordering::Acquire))
+    }
+
+    fn try_new_ino(&self) -> Option<Ino> {
+        self.inos.take()
+    }
+
+    async fn new_ino(&self) -> FsResult<Ino> {
+        loop {
+            if let Some(ino) = self.inos.take() {
+                return Ok(ino);
+            }
+            let _one_at_a_time = self.inos.refill.lock().await;
+            if self.inos.is_empty() {
+                let ask =
+                    |client: MetaServiceClient, id| async move { client.allocate_inos(context(), id).await };
+                self.inos.add(self.calls.call(ask).await?);
+            }
+        }
+    }
+
+    async fn lookup(&self, parent: Ino, name: Name) -> FsResult<Attr> {
+        let ask = |client: MetaServiceClient, id| {
+            let name = name.clone();
+            async move { client.lookup(context(), id, parent, name).await }
+        };
+        self.calls.call(ask).await
+    }
+
+    async fn getattr(&self, ino: Ino) -> FsResult<Attr> {
+        self.calls.call(|client, id| async move { client.getattr(context(), id, ino).await }).await
+    }
+
+    async fn readlink(&self, ino: Ino) -> FsResult<Bytes> {
+        self.calls.call(|client, id| async move { client.readlink(context(), id, ino).await }).await
+    }
+
+    async fn readdir(&self, ino: Ino, cookie: u64, max_bytes: u32, plus: bool) -> FsResult<DirPage> {
+        let ask = |client: MetaServiceClient, id| async move {
+            client.readdir(context(), id, ino, cookie, max_bytes, plus).await
+        };
+        self.calls.call(ask).await
+    }
+
+    async fn getxattr(&self, ino: Ino, name: Bytes) -> FsResult<Bytes> {
+        let ask = |client: MetaServiceClient, id| {
+            let name = name.clone();
+            async move { client.getxattr(context(), id, ino, name).await }
+        };
+        self.calls.call(ask).await
+    }
+
+    async fn listxattr(&self, ino: Ino) -> FsResult<Vec<Bytes>> {
+        self.calls.call(|client, id| async move { client.listxattr(context(), id, ino).await }).await
+    }
+
+    async fn test_lock(&self, ino: Ino, lock: LockRequest) -> FsResult<Option<HeldLock>> {
+        self.calls.call(|client, id| async move { client.test_lock(context(), id, ino, lock).await }).await
+    }
+
+    async fn statfs(&self) -> FsResult<FsStat> {
+        self.calls.call(|client, id| async move { client.statfs(context(), id).await }).await
+    }
+
+    async fn open(&self, ino: Ino, write: bool) -> FsResult<OpenReply> {
+        // In a task of its own: who asks may be interrupted, but what the server has counted as open
+        // must be closed again.
+        let (calls, closes) = (Arc::clone(&self.calls), Arc::clone(&self.closes));
+        let (answer, wait) = oneshot::channel();
+        self.tasks.spawn(async move {
+            let ask =
+                |client: MetaServiceClient, id| async move { client.open(context(), id, ino, write).await };
+            if let Err(Ok(_)) = answer.send(calls.call(ask).await) {
+                closes.add(CloseItem { ino, opens: 1, writers: u32::from(write) });
+            }
+        });
+        wait.await.unwrap_or(Err(FsError::Unavailable))
+    }
+
+    fn close(&self, item: CloseItem) {
+        self.closes.add(item);
+    }
+
+    async fn extents(&self, ino: Ino, start: u64, end: u64) -> FsResult<ExtentPage> {
+        self.calls
+            .call(|client, id| async move { client.extents(context(), id, ino, start, end).await })
+            .await
+    }
+}

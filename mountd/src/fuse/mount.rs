@@ -1,0 +1,254 @@
+//! Mounting and unmounting.
+//!
+//! [`serve`] returns when the mount works: mounted, agreed with the kernel, threads running. It and
+//! [`Session::unmount`] block (the kernel may need answers of ours meanwhile), so they are not for async code.
+
+use super::dispatch::Adapter;
+use super::notify::FuseNotifier;
+use super::ops::FuseOps;
+use fuser::{Config, MountOption, SessionACL};
+use parking_lot::Mutex;
+use rustix::mount::UnmountFlags;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// The type in `/proc/mounts` is `fuse.` and this.
+const SUBTYPE: &str = "cairn";
+/// Threads that read requests. More do not help: what waits does so in tokio.
+const DEFAULT_THREADS: usize = 2;
+/// The kernel reads ahead 128 KiB on FUSE; a stream from a server wants larger and more requests. Not more
+/// than this: a page fault in a mapped file reads as much *around* it.
+const DEFAULT_READ_AHEAD_KIB: u32 = 1024;
+
+/// How to mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountOptions {
+    /// What `/proc/mounts` and `df` show as the source.
+    pub source: String,
+    pub read_only: bool,
+    /// Other users than who mounts may use the mount (else not even root may, unless root mounts).
+    pub allow_other: bool,
+    pub nosuid: bool,
+    pub nodev: bool,
+    pub noexec: bool,
+    pub noatime: bool,
+    pub sync: bool,
+    pub dirsync: bool,
+    /// Options that the kernel's FUSE takes, passed on as they are (`max_read=65536`, `context=...`).
+    pub kernel: Vec<String>,
+    /// Threads that read requests.
+    pub threads: usize,
+    /// Read-ahead of the kernel. Only root may raise it above 128 KiB; for others that is what they get.
+    pub read_ahead_kib: u32,
+}
+
+impl Default for MountOptions {
+    fn default() -> MountOptions {
+        MountOptions {
+            source: SUBTYPE.to_owned(),
+            read_only: false,
+            allow_other: false,
+            nosuid: false,
+            nodev: false,
+            noexec: false,
+            noatime: false,
+            sync: false,
+            dirsync: false,
+            kernel: Vec::new(),
+            threads: DEFAULT_THREADS,
+            read_ahead_kib: DEFAULT_READ_AHEAD_KIB,
+        }
+    }
+}
+
+impl MountOptions {
+    fn config(&self, root: bool) -> Config {
+        let mut options = vec![
+            MountOption::FSName(self.source.clone()),
+            MountOption::Subtype(SUBTYPE.to_owned()),
+            // Permissions are the kernel's to check: it knows groups, capabilities and ACLs.
+            MountOption::DefaultPermissions,
+            if self.read_only { MountOption::RO } else { MountOption::RW },
+        ];
+        // fuser defaults to nosuid and nodev; fusermount3 allows nothing else to an ordinary user.
+        options.push(if self.nosuid || !root { MountOption::NoSuid } else { MountOption::Suid });
+        options.push(if self.nodev || !root { MountOption::NoDev } else { MountOption::Dev });
+        let flags = [
+            (self.noexec, MountOption::NoExec),
+            (self.noatime, MountOption::NoAtime),
+            (self.sync, MountOption::Sync),
+            (self.dirsync, MountOption::DirSync),
+        ];
+        options.extend(flags.into_iter().filter(|(on, _)| *on).map(|(_, option)| option));
+        options.extend(self.kernel.iter().cloned().map(MountOption::CUSTOM));
+        let mut config = Config::default();
+        config.mount_options = options;
+        config.acl = if self.allow_other { SessionACL::All } else { SessionACL::Owner };
+        config.n_threads = Some(self.threads.max(1));
+        config.clone_fd = self.threads > 1;
+        config
+    }
+}
+
+/// A mounted file system. Dropped, it is unmounted if it is not busy, which blocks like [`Session::unmount`].
+#[derive(Debug)]
+pub struct Session {
+    // Locked by unmount and join only.
+    inner: Mutex<Option<fuser::BackgroundSession>>,
+    notifier: FuseNotifier,
+    ended: CancellationToken,
+    mountpoint: PathBuf,
+    /// `major:minor`, the kernel's name for the mount.
+    device: Option<String>,
+}
+
+/// Mounts `ops` at `mountpoint`. Calls that wait run on `runtime`.
+pub fn serve<O: FuseOps>(
+    ops: Arc<O>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    runtime: Handle,
+) -> io::Result<Session> {
+    let mountpoint = mountpoint.canonicalize()?;
+    let root = rustix::process::geteuid().is_root();
+    let ended = CancellationToken::new();
+    let adapter = Adapter::new(ops, runtime, ended.clone());
+    let session = fuser::Session::new(adapter, &mountpoint, &options.config(root))?;
+    let notifier = FuseNotifier(session.notifier());
+    let inner = Mutex::new(Some(session.spawn()?));
+    let device = device_at(&mountpoint);
+    if let (true, Some(device)) = (root, &device) {
+        set_read_ahead(device, options.read_ahead_kib);
+    }
+    Ok(Session { inner, notifier, ended, mountpoint, device })
+}
+
+impl Session {
+    /// Where it is mounted.
+    #[must_use]
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// To take back what the kernel caches.
+    #[must_use]
+    pub fn notifier(&self) -> FuseNotifier {
+        self.notifier.clone()
+    }
+
+    /// Cancelled when the mount is gone, whoever unmounted it, after [`FuseOps::destroy`].
+    #[must_use]
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
+    /// Unmounts. `EBUSY` while somebody uses it, and then it goes on working; with `lazy` it leaves the
+    /// tree at once, and ends when the last user has left.
+    pub fn unmount(&self, lazy: bool) -> io::Result<()> {
+        match &mut *self.inner.lock() {
+            Some(session) => session.unmount(lazy),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the connection to the kernel and leaves the tree, whatever is under way: who waits for us
+    /// gets an error. The last resort when we can't answer any more, as nothing else ends the wait
+    /// of a client. What the kernel has not written back is lost.
+    pub fn abort(&self) -> io::Result<()> {
+        warn!(mountpoint = %self.mountpoint.display(), "aborting the mount");
+        let connection = self.device.as_ref().and_then(|device| device.split_once(':'));
+        let aborted = connection.is_some_and(|(_major, minor)| {
+            fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1").is_ok()
+        });
+        if !aborted && self.is_ours() {
+            // Without fusectl. Aborts first; what is busy stays, for the next step.
+            let _busy = rustix::mount::unmount(&self.mountpoint, UnmountFlags::FORCE);
+        }
+        if !self.is_ours() {
+            return Ok(());
+        }
+        match rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH) {
+            Err(rustix::io::Errno::PERM) => detach_as_user(&self.mountpoint),
+            result => Ok(result?),
+        }
+    }
+
+    /// Whether what is mounted at our place is still us.
+    fn is_ours(&self) -> bool {
+        self.device.is_some() && device_at(&self.mountpoint) == self.device
+    }
+
+    /// Waits until the mount is gone and its threads have ended.
+    pub fn join(self) -> io::Result<()> {
+        let session = self.inner.lock().take();
+        session.map_or(Ok(()), fuser::BackgroundSession::join)
+    }
+}
+
+fn detach_as_user(mountpoint: &Path) -> io::Result<()> {
+    let status = Command::new("fusermount3").args(["-u", "-z", "-q", "--"]).arg(mountpoint).status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other("fusermount3 can't unmount")) }
+}
+
+/// Raises the kernel's read-ahead. Everything works without, only slower, so a failure is no error.
+fn set_read_ahead(device: &str, kib: u32) {
+    if let Err(error) = fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), kib.to_string()) {
+        warn!(%error, "the kernel's read-ahead stays at its default");
+    }
+}
+
+/// `major:minor` of what is mounted at `mountpoint`. (Not by `stat`, which would ask ourselves.)
+fn device_at(mountpoint: &Path) -> Option<String> {
+    device_of(&fs::read("/proc/self/mountinfo").ok()?, mountpoint)
+}
+
+/// The topmost mount at `mountpoint`, in a table of the kernel.
+fn device_of(mountinfo: &[u8], mountpoint: &Path) -> Option<String> {
+    let wanted = escaped(mountpoint);
+    let line = mountinfo
+        .split(|byte| *byte == b'\n')
+        .rfind(|line| line.split(|byte| *byte == b' ').nth(4).is_some_and(|path| path == wanted))?;
+    let device = line.split(|byte| *byte == b' ').nth(2)?;
+    String::from_utf8(device.to_vec()).ok()
+}
+
+/// A path as the kernel prints it in its tables.
+fn escaped(path: &Path) -> Vec<u8> {
+    let mut out = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => out.extend_from_slice(format!("\\{byte:03o}").as_bytes()),
+            _ => out.push(*byte),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_topmost_mount_is_found() {
+        let info = b"22 1 254:0 / / rw - ext4 /dev/vda rw\n\
+            30 22 0:40 / /mnt/a\\040b rw - fuse.cairn x rw\n31 30 0:41 / /mnt/a\\040b rw - fuse.cairn x rw\n";
+        assert_eq!(device_of(info, Path::new("/mnt/a b")), Some("0:41".to_owned()));
+        assert_eq!(device_of(info, Path::new("/mnt")), None);
+    }
+
+    #[test]
+    fn an_ordinary_user_gets_nosuid_and_nodev() {
+        let options = MountOptions::default();
+        let user = options.config(false).mount_options;
+        assert!(user.contains(&MountOption::NoSuid) && user.contains(&MountOption::NoDev));
+        let root = options.config(true).mount_options;
+        assert!(root.contains(&MountOption::Suid) && root.contains(&MountOption::Dev));
+    }
+}

@@ -1,0 +1,157 @@
+//! Names: every change is an operation that is waited for; the rules are the server's.
+
+use super::Vfs;
+use super::dirs::Change;
+use crate::client::{DataClient, MetaClient};
+use crate::fuse::ops::{Entry, Lookup, Make};
+use bytes::Bytes;
+use cairn_common::attr::{Attr, Caller, FileKind};
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{Ino, Seq};
+use cairn_common::namespace::op::{Create, Name, OpBody, OpReply, Rename};
+use std::sync::atomic::Ordering;
+
+impl<M: MetaClient, D: DataClient> Vfs<M, D> {
+    /// What the kernel is told of an inode.
+    pub(super) fn entry(&self, attr: Attr) -> Entry {
+        let entry_ttl = self.policy.entry_ttl();
+        let attr = Attr { ino: self.to_kernel(attr.ino), ..attr };
+        Entry { attr, generation: 0, entry_ttl, attr_ttl: self.policy.attr_ttl() }
+    }
+
+    pub(super) async fn find(&self, parent: Ino, name: Name) -> FsResult<Lookup> {
+        if parent == self.config.root && &name[..] == b".." {
+            // Asked for by handles of exported file systems; there is nothing above for this mount.
+            return Ok(Lookup::Found(self.entry(self.attr_now(parent).await?)));
+        }
+        let moment = self.recent.now();
+        match self.meta.lookup(parent, name).await {
+            Ok(attr) if self.recent.changed_since(attr.ino, moment) => {
+                Ok(Lookup::Found(self.entry(self.attr_now(attr.ino).await?)))
+            }
+            Ok(attr) => Ok(Lookup::Found(self.entry(self.overlaid(attr)))),
+            Err(FsError::NotFound) => Ok(Lookup::Missing { ttl: self.policy.entry_ttl() }),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn make_node(&self, caller: &Caller, make: Make) -> FsResult<Attr> {
+        let Make { parent, name, kind, perm, umask, rdev } = make;
+        let ino = self.new_ino().await?;
+        let create = Create { parent, name, ino, kind, perm, umask, rdev, exclusive: true, open: false };
+        self.new_entry(caller, parent, OpBody::Create(create)).await
+    }
+
+    pub(super) async fn make_symlink(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: Name,
+        target: Bytes,
+    ) -> FsResult<Attr> {
+        let ino = self.new_ino().await?;
+        self.new_entry(caller, parent, OpBody::Symlink { parent, name, ino, target }).await
+    }
+
+    pub(super) async fn make_link(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        parent: Ino,
+        name: Name,
+    ) -> FsResult<Attr> {
+        let attr = self.new_entry(caller, parent, OpBody::Link { ino, parent, name }).await?;
+        if let Some(inode) = self.inodes.get(ino) {
+            inode.lock().unlinked = false;
+        }
+        Ok(self.overlaid(attr))
+    }
+
+    async fn new_entry(&self, caller: &Caller, parent: Ino, body: OpBody) -> FsResult<Attr> {
+        let (reply, seq) = self.change_in(caller, parent, body).await?;
+        let attr = super::attr_of(&reply).ok_or(FsError::Io)?;
+        self.note_attr(attr, seq);
+        Ok(attr)
+    }
+
+    /// An operation on one name in `dir`.
+    pub(super) async fn change_in(
+        &self,
+        caller: &Caller,
+        dir: Ino,
+        body: OpBody,
+    ) -> FsResult<(OpReply, Seq)> {
+        let time = self.meta.now();
+        let is_rmdir = matches!(body, OpBody::Rmdir { .. });
+        let is_unnamed = matches!(body, OpBody::Tmpfile { .. });
+        self.dirs.begin(dir);
+        let ticket = self.meta.submit_at(time, caller, body);
+        let seq = ticket.seq;
+        let result = ticket.await;
+        let change = match &result {
+            Ok(OpReply::Entry { .. }) if is_unnamed => Change::Nothing,
+            Ok(OpReply::Entry { attr, created: true }) => Change::Added(attr.kind),
+            Ok(OpReply::Entry { .. }) | Err(_) => Change::Nothing,
+            Ok(OpReply::Unlinked { .. }) if is_rmdir => Change::Removed(FileKind::Dir),
+            // Whether it was a file or a fifo makes no difference to the directory.
+            Ok(OpReply::Unlinked { .. }) => Change::Removed(FileKind::File),
+            Ok(_) => Change::Unknown,
+        };
+        self.recent.mark(dir);
+        self.dirs.end(dir, seq, time, change);
+        result.map(|reply| (reply, seq))
+    }
+
+    pub(super) async fn remove(&self, caller: &Caller, parent: Ino, body: OpBody) -> FsResult<()> {
+        if let (OpReply::Unlinked { ino, nlink }, _) = self.change_in(caller, parent, body).await? {
+            self.lost_name(ino, nlink);
+        }
+        Ok(())
+    }
+
+    /// `ino` has lost a name; with none left and nobody who has it open, its dirty data is of no use.
+    fn lost_name(&self, ino: Ino, nlink: u32) {
+        self.recent.mark(ino);
+        self.dirs.forget(ino);
+        let Some(inode) = self.inodes.get(ino) else { return };
+        let mut state = inode.lock();
+        state.stamp += 1;
+        // Its attributes have changed in a way that the answer does not tell.
+        state.attr_epoch = u64::MAX;
+        state.unlinked = nlink == 0;
+        self.discard_later(ino, &state);
+        drop(state);
+        self.retire(ino);
+    }
+
+    pub(super) async fn rename_entry(
+        &self,
+        caller: &Caller,
+        from: (Ino, Name),
+        to: (Ino, Name),
+        flags: u32,
+    ) -> FsResult<()> {
+        let whiteout = if flags & libc::RENAME_WHITEOUT == 0 { Ino(0) } else { self.new_ino().await? };
+        let rename =
+            Rename { parent: from.0, name: from.1, new_parent: to.0, new_name: to.1, flags, whiteout };
+        let time = self.meta.now();
+        self.dirs.begin(from.0);
+        self.dirs.begin(to.0);
+        let ticket = self.meta.submit_at(time, caller, OpBody::Rename(rename));
+        let seq = ticket.seq;
+        let result = ticket.await;
+        // The moved inodes have new times, and the answer does not tell which they are.
+        self.attr_epoch.fetch_add(1, Ordering::SeqCst);
+        for dir in [from.0, to.0] {
+            self.recent.mark(dir);
+        }
+        // Nor whether it changed anything: a rename onto a link of the same inode does not.
+        let change = if result.is_ok() { Change::Unknown } else { Change::Nothing };
+        self.dirs.end(from.0, seq, time, change);
+        self.dirs.end(to.0, seq, time, change);
+        if let OpReply::Renamed { replaced: Some((ino, nlink)) } = result? {
+            self.lost_name(ino, nlink);
+        }
+        Ok(())
+    }
+}

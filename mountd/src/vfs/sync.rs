@@ -1,0 +1,120 @@
+//! `fsync`. What little a program makes durable at a time (a database's journal) travels inside the
+//! operation itself: one round trip, one flush of the server's log. Such bytes sit in the metadata
+//! until there are too many of them or the file is closed; then they go the way of all others.
+
+use super::Vfs;
+use super::flush::Building;
+use super::handle::File;
+use super::inode::{Inode, State};
+use crate::cache::extent::Found;
+use crate::client::{DataClient, MetaClient, OpTicket};
+use bytes::Bytes;
+use cairn_common::error::FsResult;
+use cairn_common::ids::Ino;
+use cairn_common::namespace::op::{Extent, ExtentData, OpReply};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Stretches that an inline commit may have.
+const INLINE_PIECES: usize = 64;
+/// Bytes that one file may have in the metadata.
+const INLINE_PER_FILE: u64 = 1 << 20;
+
+impl<M: MetaClient, D: DataClient> Vfs<M, D> {
+    /// `fsync`: the file's data and all operations so far are on stable storage.
+    pub(super) async fn sync_file(&self, file: &File) -> FsResult<()> {
+        let inode = &file.inode;
+        let stored = match self.commit_inline(inode).await {
+            Some(result) => result,
+            None => self.flush_inode(inode.ino).await.map(|_seq| ()),
+        };
+        let told = Self::stored_error(file, &inode.lock());
+        stored.and(told)?;
+        self.meta.sync(self.meta.last_submitted()).await
+    }
+
+    /// Commits what little is dirty of a file inside the operation. `None`: too much, or nothing.
+    pub(super) async fn commit_inline(&self, inode: &Arc<Inode>) -> Option<FsResult<()>> {
+        let (ticket, id) = self.submit_inline(inode)?;
+        let seq = ticket.seq;
+        let result = ticket.await;
+        let attr = match &result {
+            Ok(OpReply::Committed { files }) => files.first().copied(),
+            _ => None,
+        };
+        let buffer = &self.buffer;
+        inode.lock().dirty.settle(id, result.is_ok(), &mut |segment, bytes| buffer.release(segment, bytes));
+        self.answered(inode, attr, seq, result.is_ok());
+        Some(result.map(|_reply| ()))
+    }
+
+    fn submit_inline(&self, inode: &Arc<Inode>) -> Option<(OpTicket, u64)> {
+        let _order = self.order.lock();
+        let mut state = inode.lock();
+        let bytes = state.dirty.bytes();
+        let small = bytes > 0 && bytes <= self.config.inline_max && state.dirty.len() <= INLINE_PIECES;
+        if small && state.extents.inline_bytes() + bytes > INLINE_PER_FILE {
+            self.move_inline(inode.ino, &mut state);
+            return None;
+        }
+        if !small {
+            return None;
+        }
+        let id = self.commits.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut building = Building::default();
+        let (mtime, kill) = (state.write_time, state.kill_suidgid);
+        let stretches: Vec<_> = state.dirty.iter().copied().collect();
+        for dirty in stretches {
+            let length = usize::try_from(dirty.length).expect("an interval is at most one segment long");
+            // A slice would keep a whole arena for as long as the operation is remembered.
+            let data = Bytes::copy_from_slice(&self.buffer.read(dirty.slot, length));
+            let extent =
+                Extent { offset: dirty.offset, length: dirty.length, data: ExtentData::Inline(data) };
+            if state.is_cached() {
+                state.extents.replace(&extent);
+            }
+            building.add(inode.ino, extent, mtime, kill);
+        }
+        state.dirty.mark(id);
+        state.pending += 1;
+        state.stamp += 1;
+        Some((self.submit_built(building, Vec::new()), id))
+    }
+
+    /// Makes a file's bytes that are in the metadata dirty again, as they are: they go into a block with
+    /// whatever else is written. The times of the file do not change by that.
+    pub(super) fn move_inline(&self, ino: Ino, state: &mut State) {
+        if !state.is_cached() || state.registered.writers == 0 || state.extents.inline_bytes() == 0 {
+            return;
+        }
+        for (offset, length) in state.extents.inline_ranges() {
+            for (offset, bytes) in clean_inline(state, offset, offset + length) {
+                let Some(placed) = self.buffer.append(ino, offset, &bytes) else { return };
+                let mut at = offset;
+                for (slot, length) in placed {
+                    state.dirty.insert(at, u64::from(length), slot, &mut |_, _| ());
+                    at += u64::from(length);
+                }
+            }
+        }
+    }
+}
+
+/// Inline bytes of `start..end` that nothing dirty replaces.
+fn clean_inline(state: &State, start: u64, end: u64) -> Vec<(u64, Bytes)> {
+    let mut clean = Vec::new();
+    let mut at = start;
+    let dirty = state.dirty.range(start, end).map(|dirty| (dirty.offset, dirty.end())).chain([(end, end)]);
+    for (from, to) in dirty {
+        state.extents.scan(at, from, &mut |offset, found| {
+            if let Found::Extent { data: ExtentData::Inline(bytes), skip, length } = found {
+                let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len());
+                let end = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(skip).min(bytes.len());
+                clean.push((offset, bytes.slice(skip..end)));
+            }
+            true
+        });
+        at = to;
+    }
+    clean
+}

@@ -1,0 +1,242 @@
+//! Which stretches of a file are written but not committed, and where in the write buffer their bytes
+//! are. Newer writes replace older ones; a truncate or a hole cuts them: what is left when the block has
+//! been stored is what its commit makes visible.
+
+use std::collections::BTreeMap;
+
+/// A place in the write buffer: byte `at` of segment `segment`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub segment: u64,
+    pub at: u32,
+}
+
+impl Slot {
+    fn skip(self, bytes: u64) -> Slot {
+        let bytes = u32::try_from(bytes).expect("an interval is at most one segment long");
+        Slot { segment: self.segment, at: self.at + bytes }
+    }
+}
+
+/// A stretch of dirty bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dirty {
+    pub offset: u64,
+    pub length: u64,
+    pub slot: Slot,
+    /// The inline commit that carries these bytes at the moment; 0: none. They are not overwritten in place.
+    pub commit: u64,
+}
+
+impl Dirty {
+    /// First byte after it.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.offset + self.length
+    }
+
+    fn clip(self, start: u64, end: u64) -> Dirty {
+        let from = self.offset.max(start);
+        let to = self.end().min(end);
+        Dirty {
+            offset: from,
+            length: to - from,
+            slot: self.slot.skip(from - self.offset),
+            commit: self.commit,
+        }
+    }
+}
+
+/// The dirty stretches of one file, by offset, without overlaps.
+#[derive(Debug, Default)]
+pub struct DirtyMap {
+    map: BTreeMap<u64, Dirty>,
+    bytes: u64,
+}
+
+impl DirtyMap {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// Dirty bytes in all.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Number of stretches.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// End of the last stretch.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.map.last_key_value().map_or(0, |(_, last)| last.end())
+    }
+
+    /// All stretches in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Dirty> {
+        self.map.values()
+    }
+
+    /// The newest segment that holds bytes of this file.
+    #[must_use]
+    pub fn newest_segment(&self) -> Option<u64> {
+        self.map.values().map(|dirty| dirty.slot.segment).max()
+    }
+
+    /// Stretches within `start..end`, cut to it, in order.
+    pub fn range(&self, start: u64, end: u64) -> impl Iterator<Item = Dirty> + '_ {
+        let first = self.map.range(..start).next_back().map(|(_, dirty)| *dirty).filter(|d| d.end() > start);
+        let rest = if start < end { Some(self.map.range(start..end).map(|(_, dirty)| *dirty)) } else { None };
+        first
+            .filter(|_| start < end)
+            .into_iter()
+            .chain(rest.into_iter().flatten())
+            .map(move |dirty| dirty.clip(start, end))
+    }
+
+    /// Where `offset..offset + length` lies in `segment`, if one stretch covers it that no commit carries.
+    #[must_use]
+    pub fn in_place(&self, offset: u64, length: u64, segment: u64) -> Option<u32> {
+        let (_, dirty) = self.map.range(..=offset).next_back()?;
+        let fits = dirty.slot.segment == segment && dirty.commit == 0 && dirty.end() >= offset + length;
+        fits.then(|| dirty.slot.skip(offset - dirty.offset).at)
+    }
+
+    /// Adds a stretch; what it replaces goes to `freed` as (segment, bytes).
+    pub fn insert(&mut self, offset: u64, length: u64, slot: Slot, freed: &mut dyn FnMut(u64, u64)) {
+        self.remove(offset, offset + length, freed);
+        self.bytes += length;
+        if let Some((_, last)) = self.map.range_mut(..offset).next_back() {
+            let follows = last.end() == offset
+                && last.commit == 0
+                && last.slot.segment == slot.segment
+                && last.slot.skip(last.length).at == slot.at;
+            if follows {
+                last.length += length;
+                return;
+            }
+        }
+        self.map.insert(offset, Dirty { offset, length, slot, commit: 0 });
+    }
+
+    /// Forgets `start..end`.
+    pub fn remove(&mut self, start: u64, end: u64, freed: &mut dyn FnMut(u64, u64)) {
+        while let Some(found) = self.first_in(start, end) {
+            let gone = found.clip(start, end);
+            self.map.remove(&found.offset);
+            if found.offset < start {
+                self.map.insert(found.offset, found.clip(found.offset, start));
+            }
+            if found.end() > end {
+                let tail = found.clip(end, found.end());
+                self.map.insert(tail.offset, tail);
+            }
+            self.bytes -= gone.length;
+            freed(gone.slot.segment, gone.length);
+        }
+    }
+
+    fn first_in(&self, start: u64, end: u64) -> Option<Dirty> {
+        if start >= end {
+            return None;
+        }
+        let before = self.map.range(..start).next_back().map(|(_, dirty)| *dirty).filter(|d| d.end() > start);
+        before.or_else(|| self.map.range(start..end).next().map(|(_, dirty)| *dirty))
+    }
+
+    /// What is left of a stretch that was written as `offset..offset + length` at `slot`.
+    pub fn remaining(&self, offset: u64, length: u64, slot: Slot) -> impl Iterator<Item = Dirty> + '_ {
+        self.range(offset, offset + length)
+            .filter(move |dirty| dirty.slot == slot.skip(dirty.offset - offset))
+    }
+
+    /// A stretch that was written as `offset..offset + length` at `slot` is committed: what is left of it is clean.
+    pub fn clean(&mut self, offset: u64, length: u64, slot: Slot, freed: &mut dyn FnMut(u64, u64)) {
+        let done: Vec<Dirty> = self.remaining(offset, length, slot).collect();
+        for dirty in done {
+            self.remove(dirty.offset, dirty.end(), freed);
+        }
+    }
+
+    /// Marks everything as carried by the inline commit `id`.
+    pub fn mark(&mut self, id: u64) {
+        for dirty in self.map.values_mut() {
+            dirty.commit = id;
+        }
+    }
+
+    /// The inline commit `id` has been applied (what is left of it is clean) or has failed.
+    pub fn settle(&mut self, id: u64, applied: bool, freed: &mut dyn FnMut(u64, u64)) {
+        let marked: Vec<Dirty> = self.map.values().filter(|dirty| dirty.commit == id).copied().collect();
+        for dirty in marked {
+            if applied {
+                self.remove(dirty.offset, dirty.end(), freed);
+            } else if let Some(kept) = self.map.get_mut(&dirty.offset) {
+                kept.commit = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(segment: u64, at: u32) -> Slot {
+        Slot { segment, at }
+    }
+
+    #[test]
+    fn a_newer_write_cuts_an_older_one_in_two() {
+        let mut map = DirtyMap::default();
+        let mut freed = Vec::new();
+        map.insert(0, 100, slot(1, 0), &mut |segment, bytes| freed.push((segment, bytes)));
+        map.insert(40, 20, slot(2, 7), &mut |segment, bytes| freed.push((segment, bytes)));
+        assert_eq!(freed, [(1, 20)]);
+        assert_eq!(map.bytes(), 100);
+        let parts: Vec<_> = map.range(30, 70).map(|d| (d.offset, d.length, d.slot)).collect();
+        assert_eq!(parts, [(30, 10, slot(1, 30)), (40, 20, slot(2, 7)), (60, 10, slot(1, 60))]);
+    }
+
+    #[test]
+    fn what_follows_in_file_and_buffer_is_one_stretch() {
+        let mut map = DirtyMap::default();
+        map.insert(0, 10, slot(1, 50), &mut |_, _| ());
+        map.insert(10, 10, slot(1, 60), &mut |_, _| ());
+        assert_eq!(map.len(), 1);
+        map.insert(20, 10, slot(1, 71), &mut |_, _| ());
+        assert_eq!(map.len(), 2);
+        assert_eq!(map.in_place(5, 15, 1), Some(55));
+        assert_eq!(map.in_place(5, 16, 1), None);
+        assert_eq!(map.in_place(5, 5, 2), None);
+    }
+
+    #[test]
+    fn only_what_is_left_becomes_clean() {
+        let mut map = DirtyMap::default();
+        map.insert(0, 100, slot(1, 0), &mut |_, _| ());
+        map.insert(0, 50, slot(2, 0), &mut |_, _| ());
+        map.remove(90, 200, &mut |_, _| ());
+        let left: Vec<_> = map.remaining(0, 100, slot(1, 0)).map(|d| (d.offset, d.length)).collect();
+        assert_eq!(left, [(50, 40)]);
+        map.clean(0, 100, slot(1, 0), &mut |_, _| ());
+        assert_eq!((map.bytes(), map.len()), (50, 1));
+    }
+
+    #[test]
+    fn bytes_under_an_inline_commit_are_not_overwritten_in_place() {
+        let mut map = DirtyMap::default();
+        map.insert(0, 10, slot(1, 0), &mut |_, _| ());
+        map.mark(7);
+        assert_eq!(map.in_place(0, 10, 1), None);
+        map.insert(0, 4, slot(1, 10), &mut |_, _| ());
+        map.settle(7, true, &mut |_, _| ());
+        assert_eq!((map.bytes(), map.len()), (4, 1));
+    }
+}

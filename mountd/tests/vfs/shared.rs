@@ -1,0 +1,194 @@
+//! What holds when others have the file open, too.
+
+use super::{Mount, small};
+use bytes::Bytes;
+use cairn_common::attr::Caller;
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{BlockRef, Ino};
+use cairn_common::limits::COMMIT_PIECES_MAX;
+use cairn_common::namespace::op::{ExtentData, LockFamily, LockOwner, LockRequest, LockType, OpBody};
+use cairn_common::proto::meta::DataLease;
+use cairn_mountd::client::EventSink;
+use cairn_mountd::fuse::interrupt::Interrupts;
+use cairn_mountd::fuse::ops::{Fh, FuseOps, WriteAt};
+use cairn_mountd::vfs::VfsConfig;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A mount that stores nothing before it must, and then as blocks.
+fn lazy() -> Mount {
+    let config = VfsConfig { flush_after: Duration::from_secs(100), inline_max: 0, ..small() };
+    Mount::new(1, false, config)
+}
+
+impl Mount {
+    async fn append(&self, ino: Ino, fh: Fh, data: &'static [u8]) -> FsResult<u32> {
+        let flags = libc::O_RDWR | libc::O_APPEND;
+        let write = WriteAt { ino, fh, offset: 0, flags, from_mapping: false, kill_suidgid: false };
+        match self.vfs.try_write(&Caller::default(), &write, data) {
+            Some(result) => result,
+            None => Arc::clone(&self.vfs).write(Caller::default(), write, Bytes::from_static(data)).await,
+        }
+    }
+
+    /// Takes the lease away, in a moment in which what is buffered cannot be stored.
+    async fn recall_with_data_left(&self, ino: Ino, fh: Fh) {
+        // It tries twice.
+        *self.data.failures.lock() = vec![FsError::Io; 2];
+        self.vfs.uncache(ino, 5).await;
+        assert_eq!(self.vfs.try_flush(ino, fh, 1), Some(Err(FsError::Io)));
+        assert_eq!(self.stored(ino), b"");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_to_a_file_that_became_shared_comes_behind_what_was_buffered() {
+    let mount = lazy();
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    mount.append(ino, fh, b"first, ").await.unwrap();
+    mount.recall_with_data_left(ino, fh).await;
+    mount.append(ino, fh, b"second").await.unwrap();
+    assert_eq!(mount.stored(ino), b"first, second");
+    mount.vfs.shutdown().await.unwrap();
+    assert_eq!(mount.stored(ino), b"first, second");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_to_a_file_that_became_shared_lies_over_what_was_buffered() {
+    let mount = lazy();
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    mount.write(ino, fh, 0, b"399, and more").await.unwrap();
+    mount.recall_with_data_left(ino, fh).await;
+    mount.write(ino, fh, 0, b"400").await.unwrap();
+    assert_eq!(mount.stored(ino), b"400, and more");
+    mount.vfs.shutdown().await.unwrap();
+    assert_eq!(mount.stored(ino), b"400, and more");
+}
+
+/// Opened here again and again while it is written through, and the server says each time that it is
+/// not shared any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_while_a_file_is_shared_by_turns_are_all_there() {
+    const ROUNDS: usize = 200;
+    let mount = Arc::new(Mount::new(7, true, small()));
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    let appender = Arc::clone(&mount);
+    let appends = tokio::spawn(async move {
+        for _ in 0..ROUNDS {
+            appender.append(ino, fh, b"line\n").await.unwrap();
+        }
+    });
+    for generation in 2..2 + ROUNDS as u64 {
+        mount.vfs.uncache(ino, generation).await;
+        mount.meta.generation.store(generation, std::sync::atomic::Ordering::SeqCst);
+        let open = Arc::clone(&mount.vfs).open(Caller::default(), ino, libc::O_RDWR, false);
+        let opened = open.await.unwrap();
+        mount.vfs.try_release(ino, opened.fh, 0, None).unwrap().unwrap();
+    }
+    appends.await.unwrap();
+    mount.vfs.shutdown().await.unwrap();
+    assert_eq!(mount.stored(ino), b"line\n".repeat(ROUNDS));
+}
+
+/// Cut by newer writes into more pieces than one commit can have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_block_is_told_of_by_two_commits() {
+    const PIECES: u64 = COMMIT_PIECES_MAX as u64 + 10;
+    let mount = Mount::new(1, false, VfsConfig { dirty_bytes: 64 << 20, ..small() });
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    // The first block waits until it is in pieces.
+    *mount.data.failures.lock() = vec![FsError::Io; 12];
+    mount.write(ino, fh, 0, &vec![1; 4 << 20]).await.unwrap();
+    for piece in 0..PIECES {
+        // Each failure is told once.
+        while mount.write(ino, fh, piece * 100, &[2]).await == Err(FsError::Io) {}
+    }
+    while mount.fsync(ino, fh).await == Err(FsError::Io) {}
+    mount.vfs.shutdown().await.unwrap();
+    let mut expected = vec![1; 4 << 20];
+    expected.iter_mut().step_by(100).take(PIECES as usize).for_each(|byte| *byte = 2);
+    assert!(mount.stored(ino) == expected);
+    let mut told: HashSet<BlockRef> = HashSet::new();
+    let mut full = false;
+    for op in mount.meta.log.lock().iter() {
+        let OpBody::Commit(commit) = &op.body else { continue };
+        assert!(commit.pieces.len() <= COMMIT_PIECES_MAX);
+        full |= commit.pieces.len() == COMMIT_PIECES_MAX;
+        for (block, _) in &commit.blocks {
+            assert!(told.insert(*block), "{block:?} is told of again");
+        }
+        for piece in &commit.pieces {
+            let ExtentData::Block { block, .. } = &piece.extent.data else { continue };
+            assert!(commit.blocks.iter().any(|(own, _)| own == block));
+        }
+    }
+    assert!(full, "the test is about this");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flock_that_changes_its_kind_is_given_up_first() {
+    let mount = Mount::quick();
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    let lock = |owner, kind, wait| {
+        let owner = LockOwner { family: LockFamily::Flock, owner };
+        let request = LockRequest { owner, kind, start: 0, end: u64::MAX >> 1, pid: 1 };
+        let vfs = Arc::clone(&mount.vfs);
+        async move {
+            let (caller, never) = (Caller::default(), Arc::new(Interrupts::default()).register(1, 1));
+            let set = vfs.setlk(caller, ino, fh, request, wait, never);
+            tokio::time::timeout(Duration::from_secs(20), set).await.expect("it does not wait for ever")
+        }
+    };
+    lock(1, LockType::Read, false).await.unwrap();
+    lock(2, LockType::Read, false).await.unwrap();
+    assert_eq!(lock(1, LockType::Write, false).await, Err(FsError::WouldBlock));
+    lock(2, LockType::Write, false).await.expect("the first one's is gone");
+    assert_eq!(lock(1, LockType::Read, false).await, Err(FsError::WouldBlock));
+    lock(2, LockType::Read, false).await.unwrap();
+    lock(1, LockType::Read, false).await.unwrap();
+
+    let both = async {
+        let first = async {
+            lock(1, LockType::Write, true).await.unwrap();
+            lock(1, LockType::Unlock, false).await.unwrap();
+        };
+        let second = async {
+            lock(2, LockType::Write, true).await.unwrap();
+            lock(2, LockType::Unlock, false).await.unwrap();
+        };
+        tokio::join!(first, second);
+    };
+    both.await;
+    mount.vfs.shutdown().await.unwrap();
+}
+
+/// A file that is written through all the time can still be opened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shared_file_can_be_opened_while_it_is_written() {
+    let mount = lazy();
+    *mount.meta.lease.lock() = DataLease::Shared;
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    mount.vfs.uncache(ino, 1).await;
+    let writer = async {
+        for _ in 0..300 {
+            mount.append(ino, fh, b"x").await.unwrap();
+        }
+    };
+    let opener = async {
+        for _ in 0..20 {
+            let opened = Arc::clone(&mount.vfs).open(Caller::default(), ino, libc::O_RDONLY, false).await;
+            let fh = opened.unwrap().fh;
+            mount.vfs.try_release(ino, fh, 0, None).unwrap().unwrap();
+        }
+    };
+    tokio::join!(writer, opener);
+    assert_eq!(mount.stored(ino).len(), 300);
+    mount.vfs.shutdown().await.unwrap();
+}

@@ -1,0 +1,125 @@
+//! A network between a mount and a daemon: forwards bytes, and on purpose cuts connections in the
+//! middle of a message, or goes silent.
+
+use super::cluster::own_address;
+use super::wait::random;
+use cairn_common::config::Address;
+use rand::Rng;
+use rand::rngs::StdRng;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes forwarded at a time.
+const CHUNK: usize = 16 << 10;
+
+struct Shared {
+    /// How many bytes of one direction a connection forwards before it is cut; `None`: it lives on.
+    budget: Mutex<Option<(StdRng, Range<u64>)>>,
+    cuts: watch::Sender<u64>,
+    silent: watch::Sender<bool>,
+}
+
+/// See the module. Forwards nothing any more when dropped.
+pub struct Proxy {
+    address: Address,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+    closed: CancellationToken,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.closed.cancel();
+    }
+}
+
+impl Proxy {
+    /// Forwards to `target`.
+    pub async fn new(target: Address) -> Proxy {
+        let listener = TcpListener::bind(own_address().with_default_port(0)).await.unwrap();
+        let address = listener.local_addr().unwrap().into();
+        let (cuts, silent) = (watch::Sender::new(0), watch::Sender::new(false));
+        let shared = Arc::new(Shared { budget: Mutex::new(None), cuts, silent });
+        let closed = CancellationToken::new();
+        let accepting = tokio::spawn(accept(listener, target, Arc::clone(&shared), closed.clone()));
+        Proxy { address, shared, accepting, closed }
+    }
+
+    /// Where to connect to.
+    pub fn address(&self) -> Address {
+        self.address.clone()
+    }
+
+    /// From now on, connections are cut after so many bytes, drawn anew for each direction.
+    pub fn cut_after(&self, seed: u64, bytes: Range<u64>) {
+        *self.shared.budget.lock().unwrap() = Some((random(seed), bytes));
+    }
+
+    /// Connections live on again.
+    pub fn mend(&self) {
+        *self.shared.budget.lock().unwrap() = None;
+    }
+
+    /// How many connections were cut.
+    pub fn cuts(&self) -> u64 {
+        *self.shared.cuts.borrow()
+    }
+
+    /// Silent: connections stay, and nothing goes through them.
+    pub fn silence(&self, silent: bool) {
+        self.shared.silent.send_replace(silent);
+    }
+}
+
+async fn accept(listener: TcpListener, target: Address, shared: Arc<Shared>, closed: CancellationToken) {
+    while let Ok((client, _)) = listener.accept().await {
+        // While the target is down, the client sees its connection closed.
+        let Ok(server) = TcpStream::connect(target.with_default_port(0)).await else { continue };
+        for socket in [&client, &server] {
+            socket.set_nodelay(true).unwrap();
+        }
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let cut = closed.child_token();
+        for (from, to) in [(from_client, to_server), (from_server, to_client)] {
+            let (shared, cut) = (Arc::clone(&shared), cut.clone());
+            tokio::spawn(async move {
+                let _: Option<()> = cut.run_until_cancelled(forward(from, to, &shared)).await;
+                // One direction ended: the other ends with it.
+                cut.cancel();
+            });
+        }
+    }
+}
+
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared) {
+    let mut silent = shared.silent.subscribe();
+    let mut buffer = vec![0; CHUNK];
+    let mut budget = None;
+    loop {
+        let Ok(length) = from.read(&mut buffer).await else { return };
+        if length == 0 || silent.wait_for(|silent| !*silent).await.is_err() {
+            return;
+        }
+        budget = (shared.budget.lock().unwrap().as_mut())
+            .map(|(rng, range)| budget.unwrap_or_else(|| rng.random_range(range.clone())));
+        let most = budget.map_or(length, |bytes| length.min(usize::try_from(bytes).unwrap_or(usize::MAX)));
+        if to.write_all(&buffer[..most]).await.is_err() {
+            return;
+        }
+        if let Some(bytes) = &mut budget {
+            *bytes -= most as u64;
+            if *bytes == 0 {
+                shared.cuts.send_modify(|cuts| *cuts += 1);
+                return;
+            }
+        }
+    }
+}

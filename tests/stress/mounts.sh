@@ -1,0 +1,192 @@
+#!/usr/bin/env bash
+# All ways in: cairn-mountd in the background, mount -t cairn, mount -t fuse.cairn, an fstab line, options, a sub-tree, an
+# ordinary user through fusermount3, cairn demo, cairn status; umount ends the process behind each.
+# Usage: mounts.sh     makes a cluster of its own; root, because it mounts
+set -euo pipefail
+. "$(dirname "$0")/../../scripts/lib.sh"
+is_root || skip "mount(8) needs root"
+need_packages fuse3 util-linux jq
+lib_trap
+work_dir
+failed=0
+fail() { echo "FAILED: $*"; failed=1; }
+ok() { echo "ok      $*"; }
+
+# The helpers of an installation of our own; what somebody has installed already is put back.
+prefix=$WORK_DIR/prefix
+for helper in mount.cairn mount.fuse.cairn; do
+    if [ -e "/sbin/$helper" ] || [ -L "/sbin/$helper" ]; then
+        mv "/sbin/$helper" "$WORK_DIR/saved-$helper"
+        at_end "mv -f '$WORK_DIR/saved-$helper' '/sbin/$helper'"
+    else
+        at_end "rm -f '/sbin/$helper'"
+    fi
+done
+CAIRN_BIN_DIR=${CAIRN_BIN_DIR:-$TARGET_DIR/$PROFILE} "$ROOT/scripts/install" "$prefix"
+for file in bin/cairn sbin/cairn-fsd sbin/cairn-mountd; do [ -x "$prefix/$file" ] || fail "install did not put $file in place"; done
+
+cluster_start 1
+mkdir -p "$MNT_A/sub/dir" "$MNT_A/other"
+echo here >"$MNT_A/sub/dir/file"
+printf '#!/bin/sh\necho runs\n' >"$MNT_A/sub/script"
+chmod 755 "$MNT_A/sub/script"
+src=$META_ADDR:/
+mnt=$WORK_DIR/way
+mkdir "$mnt"
+LIB_MOUNTS+=("$mnt")
+
+# The daemon behind a mount point: the processes of ours that name it on their command line.
+daemons_of() { pgrep -f -- "(cairn-mountd|mount\.(fuse\.)?cairn) .*$1( |\$)" || true; }
+no_daemon() { [ -z "$(daemons_of "$1")" ]; }
+away() {
+    umount "$1" || { fail "umount of $2"; return; }
+    wait_until 10 no_daemon "$1" || fail "$2: the mount daemon still runs 10 s after umount"
+}
+has_options() {
+    local seen opt
+    seen=,$(findmnt -n -o OPTIONS "$1"),
+    shift
+    for opt in "$@"; do case $seen in *,$opt,*) ;; *) fail "option $opt is missing in $seen"; return 1 ;; esac; done
+}
+works() { [ "$(cat "$1/sub/dir/file")" = here ] && touch "$1/other/touched" && rm "$1/other/touched"; }
+
+# ---- the commands ----------------------------------------------------------------------------------------------------
+try() {
+    local name=$1
+    shift
+    if ! timeout 30 "$@" </dev/null >"$WORK_DIR/try.log" 2>&1; then
+        fail "$name: $*: $(tail -n 3 "$WORK_DIR/try.log")"
+        return 1
+    fi
+    is_mounted "$mnt" || { fail "$name returned and nothing is mounted"; return 1; }
+}
+if try "cairn-mountd" "$prefix/sbin/cairn-mountd" "$src" "$mnt"; then
+    works "$mnt" || fail "cairn-mountd returned, but the tree does not work"
+    away "$mnt" "cairn-mountd" && ok "cairn-mountd in the background"
+fi
+for type in cairn fuse.cairn; do
+    if try "mount -t $type" mount -t "$type" "$src" "$mnt"; then
+        works "$mnt" || fail "mount -t $type: the tree does not work"
+        findmnt -n -o SOURCE,FSTYPE "$mnt" | grep -q "cairn" || fail "mount -t $type: findmnt says $(findmnt -n -o SOURCE,FSTYPE "$mnt")"
+        away "$mnt" "mount -t $type" && ok "mount -t $type"
+    fi
+done
+for type in cairn fuse.cairn; do
+    echo "$src $mnt $type noatime,nosuid,_netdev,nofail,noauto,x-systemd.automount 0 0" >"$WORK_DIR/fstab"
+    if try "fstab ($type)" mount -T "$WORK_DIR/fstab" "$mnt"; then
+        works "$mnt" || fail "fstab ($type): the tree does not work"
+        has_options "$mnt" nosuid noatime && ok "fstab line of type $type"
+        away "$mnt" "fstab ($type)"
+    fi
+done
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+if try ro mount -t cairn -o ro "$src" "$mnt"; then
+    has_options "$mnt" ro
+    if touch "$mnt/x" 2>"$WORK_DIR/err"; then fail "a read-only mount takes writes"; else
+        grep -qi 'read-only' "$WORK_DIR/err" || fail "ro: $(cat "$WORK_DIR/err")"
+    fi
+    [ "$(cat "$mnt/sub/dir/file")" = here ] || fail "ro: cannot read"
+    mount -o remount,rw "$mnt" 2>/dev/null && ! touch "$mnt/other/rw" 2>/dev/null && fail "remount,rw was accepted and does not work"
+    away "$mnt" ro && ok "option ro"
+fi
+if try options mount -t cairn -o nosuid,nodev,noexec,noatime,default_permissions,_netdev,allow_other "$src" "$mnt"; then
+    has_options "$mnt" nosuid nodev noexec noatime default_permissions allow_other && ok "options arrive at the kernel"
+    if "$mnt/sub/script" >/dev/null 2>&1; then fail "noexec: the script ran"; else ok "option noexec"; fi
+    before=$(stat -c %X "$mnt/sub/dir/file")
+    sleep 1.1
+    cat "$mnt/sub/dir/file" >/dev/null
+    [ "$(stat -c %X "$mnt/sub/dir/file")" = "$before" ] || fail "noatime: reading moved atime"
+    away "$mnt" options
+fi
+if try exec mount -t cairn "$src" "$mnt"; then
+    [ "$("$mnt/sub/script")" = runs ] && ok "programs run from the mount" || fail "a script on the mount does not run"
+    away "$mnt" exec
+fi
+if timeout 30 mount -t cairn -o no_such_option=1 "$src" "$mnt" >"$WORK_DIR/try.log" 2>&1; then
+    fail "an unknown option was swallowed"
+    away "$mnt" "unknown option"
+else
+    grep -q no_such_option "$WORK_DIR/try.log" && ok "an unknown option is refused by name" || fail "unknown option: $(cat "$WORK_DIR/try.log")"
+fi
+if timeout 60 mount -t cairn "127.0.0.1:1:/" "$mnt" >"$WORK_DIR/try.log" 2>&1; then
+    fail "a mount from nowhere succeeded"
+    away "$mnt" nowhere
+else
+    grep -q '127.0.0.1:1' "$WORK_DIR/try.log" && ok "no server: the message names it" || fail "no server: $(cat "$WORK_DIR/try.log")"
+fi
+if timeout 30 mount -t cairn "$META_ADDR:/not/there" "$mnt" >"$WORK_DIR/try.log" 2>&1; then
+    fail "a sub-tree that does not exist was mounted"
+    away "$mnt" "no sub-tree"
+else
+    grep -q 'not/there' "$WORK_DIR/try.log" && ok "no such sub-tree: the message names it" || fail "no such sub-tree: $(cat "$WORK_DIR/try.log")"
+fi
+
+# ---- a sub-tree ------------------------------------------------------------------------------------------------------
+if try subtree mount -t cairn "$META_ADDR:/sub" "$mnt"; then
+    [ "$(ls "$mnt" | tr '\n' ' ')" = "dir script " ] || fail "sub-tree shows: $(ls "$mnt")"
+    [ "$(cat "$mnt/dir/file")" = here ] || fail "sub-tree: cannot read"
+
+    echo new >"$mnt/dir/new"
+    [ "$(cat "$MNT_A/sub/dir/new")" = new ] || fail "sub-tree: not the same tree"
+    away "$mnt" sub-tree && ok "a sub-tree"
+fi
+
+# ---- somebody else ---------------------------------------------------------------------------------------------------
+mkdir "$WORK_DIR/user"
+chown nobody "$WORK_DIR/user"
+mkdir -p "$MNT_A/public"
+chmod 1777 "$MNT_A/public"
+LIB_MOUNTS+=("$WORK_DIR/user/mnt")
+mode=$(stat -c %a /dev/fuse)
+at_end "chmod $mode /dev/fuse"
+chmod 666 /dev/fuse
+as_user() { setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME="$WORK_DIR/user" "$@"; }
+as_user mkdir "$WORK_DIR/user/mnt"
+if as_user timeout 30 "$prefix/sbin/cairn-mountd" "$src" "$WORK_DIR/user/mnt" </dev/null >"$WORK_DIR/try.log" 2>&1; then
+    as_user sh -c "echo mine >'$WORK_DIR/user/mnt/public/f'" || fail "ordinary user: cannot write to a directory for all"
+    [ "$(stat -c %U "$MNT_A/public/f")" = nobody ] || fail "ordinary user: the owner is $(stat -c %U "$MNT_A/public/f")"
+    as_user touch "$WORK_DIR/user/mnt/other/f" 2>/dev/null && fail "ordinary user: wrote where only root may"
+    if as_user fusermount3 -u "$WORK_DIR/user/mnt"; then
+        wait_until 10 no_daemon "$WORK_DIR/user/mnt" && ok "an ordinary user through fusermount3" || fail "ordinary user: the daemon stays"
+    else fail "fusermount3 -u"; fi
+else
+    fail "ordinary user: $(tail -n 3 "$WORK_DIR/try.log")"
+fi
+
+# ---- status and demo -------------------------------------------------------------------------------------------------
+if timeout 20 "$prefix/bin/cairn" status --meta "$META_ADDR" >"$WORK_DIR/status" 2>&1 && [ -s "$WORK_DIR/status" ]; then
+    timeout 20 "$prefix/bin/cairn" status --meta "$META_ADDR" --json | jq -e . >/dev/null && ok "cairn status" || fail "cairn status --json is no JSON"
+else
+    fail "cairn status: $(cat "$WORK_DIR/status")"
+fi
+demo_at() {
+    spawn "$1" "$prefix/bin/cairn" demo "$WORK_DIR/demo" "${@:2}"
+    mkdir -p "$WORK_DIR/demo"
+    ready() { tail -n "+$((SPAWNED_FROM + 1))" "$SPAWNED_LOG" | grep -q '^ready' || gone "$SPAWNED_PID"; }
+    wait_until 30 ready || true
+    is_mounted "$WORK_DIR/demo"
+}
+mkdir "$WORK_DIR/demo" "$WORK_DIR/state"
+LIB_MOUNTS+=("$WORK_DIR/demo")
+for signal in TERM INT; do
+    if demo_at "demo-$signal" --state "$WORK_DIR/state"; then
+        [ "$signal" = TERM ] && echo kept >"$WORK_DIR/demo/f"
+        [ "$(cat "$WORK_DIR/demo/f")" = kept ] || fail "demo --state does not keep what was written"
+        if [ "$signal" = TERM ]; then kill -TERM "$SPAWNED_PID"; else kill -INT "$SPAWNED_PID"; fi
+        wait_until 15 gone "$SPAWNED_PID" || { fail "demo does not end on SIG$signal"; kill -KILL "$SPAWNED_PID"; }
+        is_mounted "$WORK_DIR/demo" && { fail "demo left its mount behind on SIG$signal"; umount -l "$WORK_DIR/demo"; }
+    else
+        fail "demo did not mount: $(tail -n 3 "$SPAWNED_LOG")"
+    fi
+done
+if demo_at demo-plain; then
+    echo x >"$WORK_DIR/demo/g"
+    [ ! -e "$WORK_DIR/demo/f" ] || fail "demo without --state shows an old tree"
+    stop "$SPAWNED_PID" 15 || fail "demo does not end"
+    is_mounted "$WORK_DIR/demo" && fail "demo left its mount behind"
+    ok "cairn demo"
+fi
+
+cluster_stop || fail "the cluster did not end cleanly"
+exit $failed
