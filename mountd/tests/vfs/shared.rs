@@ -45,9 +45,12 @@ impl Mount {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_append_to_a_file_that_became_shared_comes_behind_what_was_buffered() {
     let mount = lazy();
+    // Alone, it places appended data itself.
+    mount.vfs.sole(1);
     let made = mount.create("f").await;
     let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
     mount.append(ino, fh, b"first, ").await.unwrap();
+    mount.vfs.shared(2).await;
     mount.recall_with_data_left(ino, fh).await;
     mount.append(ino, fh, b"second").await.unwrap();
     assert_eq!(mount.stored(ino), b"first, second");
