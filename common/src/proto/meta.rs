@@ -77,6 +77,8 @@ pub struct Batch {
     pub session: SessionId,
     pub first: Seq,
     pub ops: Vec<Op>,
+    /// A `sync` of these operations follows: the log is synced while they are applied. Only a hint.
+    pub sync_follows: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -271,7 +273,9 @@ pub trait MetaService {
     async fn allocate_inos(session: SessionId) -> FsResult<InoRange>;
     /// Applies a batch. Not durable yet when it answers: the mount keeps the operations until they are.
     async fn apply(batch: Batch) -> FsResult<BatchReply>;
-    /// Answers when all operations of the session up to `through` are on stable storage.
+    /// Answers when all operations of the session up to `through` are on stable storage. May be asked while
+    /// the batch that brings them is under way: both then cost one round trip. `OutOfOrder` if they have not
+    /// come after a while.
     async fn sync(session: SessionId, through: Seq) -> FsResult<Seq>;
     /// Waits for events (at most `wait_ms`); keeps the session alive. Events come again until the next
     /// call says that those up to `received` have arrived.

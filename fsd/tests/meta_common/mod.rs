@@ -204,7 +204,8 @@ impl Mount {
         let first = Seq(self.next_seq);
         self.next_seq += bodies.len() as u64;
         let op = |body| Op { time: Timestamp { secs: 1_000, nanos: 0 }, caller: Caller::default(), body };
-        Batch { session: self.session, first, ops: bodies.into_iter().map(op).collect() }
+        let ops = bodies.into_iter().map(op).collect();
+        Batch { session: self.session, first, ops, sync_follows: false }
     }
 
     pub async fn send(&self, batch: Batch) -> FsResult<BatchReply> {

@@ -20,6 +20,8 @@ use cairn_common::proto::meta::{CloseItem, DirPage, ExtentPage, FsStat, OpenRepl
 use cairn_common::wire::Payload;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
@@ -49,6 +51,25 @@ impl Future for OpTicket {
     }
 }
 
+/// Somebody is about to wait for stable storage; over when this is dropped.
+#[derive(Debug)]
+pub struct SyncFollows(Arc<AtomicUsize>);
+
+impl SyncFollows {
+    /// One more of those that `count` counts.
+    #[must_use]
+    pub fn new(count: &Arc<AtomicUsize>) -> SyncFollows {
+        count.fetch_add(1, Ordering::Relaxed);
+        SyncFollows(Arc::clone(count))
+    }
+}
+
+impl Drop for SyncFollows {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The metadata daemon, as the vfs sees it.
 pub trait MetaClient: Send + Sync + 'static {
     /// Puts an operation into the log: order of calls is order of effects. Never waits.
@@ -59,6 +80,9 @@ pub trait MetaClient: Send + Sync + 'static {
     fn submit_at(&self, time: Timestamp, caller: &Caller, body: OpBody) -> OpTicket;
     /// The last operation that was submitted.
     fn last_submitted(&self) -> Seq;
+    /// Says that somebody will wait for what is submitted while the answer is kept: the server then begins
+    /// to sync it as soon as it has it.
+    fn sync_follows(&self) -> SyncFollows;
     /// Waits until all operations up to `through` are on stable storage.
     fn sync(&self, through: Seq) -> impl Future<Output = FsResult<()>> + Send;
     /// The server's clock, as far as it is known here.

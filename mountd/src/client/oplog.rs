@@ -33,11 +33,13 @@ pub struct OpLog {
     next_to_send: Seq,
     /// How many operations from `next_to_send` on are under way.
     under_way: usize,
+    /// On stable storage up to here; may be ahead of the answers, which entries wait for.
+    durable: Seq,
 }
 
 impl Default for OpLog {
     fn default() -> OpLog {
-        OpLog { entries: VecDeque::new(), first: Seq(1), next_to_send: Seq(1), under_way: 0 }
+        OpLog { entries: VecDeque::new(), first: Seq(1), next_to_send: Seq(1), under_way: 0, durable: Seq(0) }
     }
 }
 
@@ -102,13 +104,13 @@ impl OpLog {
     /// True if `seq` and all before are on stable storage.
     #[must_use]
     pub fn is_durable(&self, seq: Seq) -> bool {
-        seq < self.first
+        seq <= self.durable
     }
 
     /// The server answered the batch under way. False if the answer does not fit it.
     #[must_use]
     pub fn answered(&mut self, results: Vec<OpResult>, durable: Seq) -> bool {
-        if results.len() != self.under_way || durable >= Seq(self.next_to_send.0 + self.under_way as u64) {
+        if results.len() != self.under_way || durable > self.last_sent() {
             return false;
         }
         let start = self.position(self.next_to_send);
@@ -124,9 +126,16 @@ impl OpLog {
         true
     }
 
-    /// Operations up to `durable` are on stable storage.
+    /// The last operation of the batch under way, or the last that was answered.
+    fn last_sent(&self) -> Seq {
+        Seq(self.next_to_send.0 + self.under_way as u64 - 1)
+    }
+
+    /// Operations up to `durable` are on stable storage. Those of them whose answers are still to come stay
+    /// until then.
     pub fn forget(&mut self, durable: Seq) {
-        while self.first <= durable && self.first < self.next_to_send {
+        self.durable = self.durable.max(durable.min(self.last_sent()));
+        while self.first <= self.durable && self.first < self.next_to_send {
             self.entries.pop_front();
             self.first = self.first.next();
         }
@@ -136,8 +145,7 @@ impl OpLog {
     /// is not a point of this log: then the server speaks of another history.
     #[must_use]
     pub fn reattached(&mut self, applied: Seq, durable: Seq) -> bool {
-        let last_sent = Seq(self.next_to_send.0 + self.under_way as u64 - 1);
-        if applied > last_sent || applied.next() < self.first {
+        if applied > self.last_sent() || applied < self.durable {
             return false;
         }
         if applied.next() < self.next_to_send {
@@ -274,6 +282,22 @@ mod tests {
         log.next_batch();
         assert!(log.answered(done(1), Seq(1)));
         assert!(!log.reattached(Seq(0), Seq(0)), "it said that the first is durable");
+    }
+
+    #[test]
+    fn what_is_durable_before_it_is_answered_is_forgotten_with_its_answer() {
+        let mut log = OpLog::default();
+        let mut ticket = log.push(op(1));
+        log.next_batch();
+        log.forget(Seq(1));
+        assert!(log.is_durable(Seq(1)));
+        assert_eq!(log.len(), 1, "the ticket waits for its answer");
+        assert!(log.reattached(Seq(1), Seq(1)), "the connection is lost between the two");
+        assert_eq!(log.batch_under_way(), Some((Seq(1), vec![op(1)])), "the answer is asked for again");
+        assert!(log.answered(done(1), Seq(0)), "an answer from before the sync says less");
+        assert_eq!(ticket.reply.try_recv(), Ok(Ok(OpReply::Done)));
+        assert!(log.is_empty());
+        assert!(!log.reattached(Seq(0), Seq(0)), "what was durable is not lost");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::clock::ServerClock;
 use super::closes::CloseQueue;
 use super::inos::InoPool;
 use super::oplog::OpLog;
-use super::{EventSink, MetaClient, OpTicket};
+use super::{EventSink, MetaClient, OpTicket, SyncFollows};
 use bytes::Bytes;
 use cairn_common::attr::{Attr, Caller, Timestamp};
 use cairn_common::error::{FsError, FsResult};
@@ -23,7 +23,7 @@ use cairn_common::proto::meta::{
 use cairn_common::rpc::{Live, Reconnecting, context_within, fs_error};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -48,14 +48,31 @@ pub struct Session {
     log: Mutex<OpLog>,
     /// The log has something to send.
     queued: Notify,
-    /// All operations up to here have been answered.
-    answered: watch::Sender<Seq>,
+    passed: watch::Sender<Passed>,
+    /// Who waits, or is about to wait, for stable storage.
+    syncs: Arc<AtomicUsize>,
     inos: InoPool,
     closes: Arc<CloseQueue>,
     /// The answer to the first attach.
     first: AttachReply,
     cancel: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// How far the operations of a session have come.
+#[derive(Clone, Copy, Debug)]
+struct Passed {
+    session: SessionId,
+    /// All up to here were sent, at least once.
+    sent: Seq,
+    /// All up to here were answered.
+    answered: Seq,
+}
+
+impl Passed {
+    fn new(session: SessionId, applied: Seq) -> Passed {
+        Passed { session, sent: applied, answered: applied }
+    }
 }
 
 impl Session {
@@ -85,7 +102,8 @@ impl Session {
             clock,
             log: Mutex::default(),
             queued: Notify::new(),
-            answered: watch::Sender::new(Seq(0)),
+            passed: watch::Sender::new(Passed::new(first.session, Seq(0))),
+            syncs: Arc::default(),
             inos: InoPool::default(),
             closes: Arc::default(),
             first,
@@ -200,7 +218,7 @@ impl Session {
                     tracing::error!(target: "cairn", "the metadata daemon has another history of this session");
                     return self.start_anew(live, sink).await;
                 }
-                self.answered.send_replace(reply.applied);
+                self.passed.send_replace(Passed::new(reply.session, reply.applied));
                 self.tell_sharing(&reply, sink).await;
                 Ok(attached_of(live, &reply))
             }
@@ -223,7 +241,7 @@ impl Session {
         let request = AttachRequest { session: None, client: self.client.clone(), opens: Vec::new() };
         let reply = attach(live, request, &self.clock).await?;
         self.id.store(reply.session.0, Ordering::Release);
-        self.answered.send_replace(Seq(0));
+        self.passed.send_replace(Passed::new(reply.session, Seq(0)));
         self.tell_sharing(&reply, sink).await;
         Ok(attached_of(live, &reply))
     }
@@ -262,11 +280,13 @@ impl Session {
         };
         let Some((first, ops)) = next else { return false };
         let last = Seq(first.0 + ops.len() as u64 - 1);
-        let batch = Batch { session: attached.session, first, ops };
+        let sync_follows = self.syncs.load(Ordering::Relaxed) > 0;
+        let batch = Batch { session: attached.session, first, ops, sync_follows };
+        self.passed.send_modify(|passed| passed.sent = passed.sent.max(last));
         match attached.client().apply(context(), batch).await {
             Ok(Ok(reply)) => {
                 if self.log.lock().answered(reply.results, reply.durable) {
-                    self.answered.send_replace(last);
+                    self.passed.send_modify(|passed| passed.answered = last);
                     self.bound_log(&attached).await;
                 } else {
                     tracing::error!(target: "cairn", "the metadata daemon's answer does not fit the batch");
@@ -291,9 +311,18 @@ impl Session {
         if self.log.lock().len() < LOG_BOUND {
             return;
         }
-        let through = *self.answered.borrow();
+        let through = self.passed.borrow().answered;
         if let Ok(Ok(durable)) = attached.client().sync(context(), attached.session, through).await {
-            self.log.lock().forget(durable);
+            self.note_durable(attached.session, durable);
+        }
+    }
+
+    /// Operations of `session` up to `durable` are on stable storage.
+    fn note_durable(&self, session: SessionId, durable: Seq) {
+        let mut log = self.log.lock();
+        // Under the lock: the log of an ended session is cleared before the next one has a number.
+        if self.session() == session {
+            log.forget(durable);
         }
     }
 
@@ -394,22 +423,33 @@ impl MetaClient for Session {
         self.log.lock().last()
     }
 
+    fn sync_follows(&self) -> SyncFollows {
+        SyncFollows::new(&self.syncs)
+    }
+
     async fn sync(&self, through: Seq) -> FsResult<()> {
         let session = self.session();
+        if self.log.lock().is_durable(through) {
+            return Ok(());
+        }
+        let mut passed = self.passed.subscribe();
         loop {
-            if self.session() != session {
+            // On its way is enough: the server waits for the batch, so that both cost one round trip.
+            let sent = passed.wait_for(|now| now.session != session || now.sent >= through).await;
+            if sent.map_or(session, |now| now.session) != session {
                 return Err(FsError::Evicted);
             }
-            if self.log.lock().is_durable(through) {
-                return Ok(());
-            }
-            let mut answered = self.answered.subscribe();
-            let _ = answered.wait_for(|seq| *seq >= through).await;
             let durable =
                 self.calls.call(|client, id| async move { client.sync(context(), id, through).await }).await;
             match durable {
-                Ok(durable) => self.log.lock().forget(durable),
-                // The server lost operations with its power; they are on their way again.
+                Ok(durable) => {
+                    self.note_durable(session, durable);
+                    if durable >= through {
+                        return Ok(());
+                    }
+                }
+                // The batch waits at the server, or the server lost operations with its power, and they are
+                // on their way again.
                 Err(FsError::OutOfOrder) => tokio::time::sleep(REFUSED_PAUSE).await,
                 Err(error) => return Err(error),
             }

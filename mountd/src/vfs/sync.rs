@@ -24,18 +24,30 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     /// `fsync`: the file's data and all operations so far are on stable storage.
     pub(super) async fn sync_file(&self, file: &File) -> FsResult<()> {
         let inode = &file.inode;
-        let stored = match self.commit_inline(inode).await {
-            Some(result) => result,
-            None => self.flush_inode(inode.ino).await.map(|_seq| ()),
+        let _follows = self.meta.sync_follows();
+        let (stored, synced) = match self.submit_inline(inode) {
+            Some(submitted) => {
+                // Asked for together: one round trip.
+                let synced = self.meta.sync(self.meta.last_submitted());
+                tokio::join!(self.committed_inline(inode, submitted), synced)
+            }
+            None => {
+                let stored = self.flush_inode(inode.ino).await.map(|_seq| ());
+                (stored, self.meta.sync(self.meta.last_submitted()).await)
+            }
         };
         let told = Self::stored_error(file, &inode.lock());
-        stored.and(told)?;
-        self.meta.sync(self.meta.last_submitted()).await
+        stored.and(told).and(synced)
     }
 
     /// Commits what little is dirty of a file inside the operation. `None`: too much, or nothing.
     pub(super) async fn commit_inline(&self, inode: &Arc<Inode>) -> Option<FsResult<()>> {
-        let (ticket, id) = self.submit_inline(inode)?;
+        let submitted = self.submit_inline(inode)?;
+        Some(self.committed_inline(inode, submitted).await)
+    }
+
+    /// Waits for an inline commit; what it carried is clean then.
+    async fn committed_inline(&self, inode: &Arc<Inode>, (ticket, id): (OpTicket, u64)) -> FsResult<()> {
         let seq = ticket.seq;
         let result = ticket.await;
         let attr = match &result {
@@ -45,7 +57,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let buffer = &self.buffer;
         inode.lock().dirty.settle(id, result.is_ok(), &mut |segment, bytes| buffer.release(segment, bytes));
         self.answered(inode, attr, seq, result.is_ok());
-        Some(result.map(|_reply| ()))
+        result.map(|_reply| ())
     }
 
     fn submit_inline(&self, inode: &Arc<Inode>) -> Option<(OpTicket, u64)> {

@@ -13,7 +13,7 @@ use cairn_common::namespace::{self};
 use cairn_common::proto::meta::{CloseItem, DataLease, DirPage, ExtentPage, FsStat, OpenReply};
 use cairn_common::summary;
 use cairn_common::wire::Payload;
-use cairn_mountd::client::{DataClient, MetaClient, OpTicket};
+use cairn_mountd::client::{DataClient, MetaClient, OpTicket, SyncFollows};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -102,6 +102,9 @@ impl MetaClient for FakeMeta {
     }
     fn last_submitted(&self) -> Seq {
         Seq(self.log.lock().len() as u64)
+    }
+    fn sync_follows(&self) -> SyncFollows {
+        SyncFollows::new(&Arc::default())
     }
     async fn sync(&self, through: Seq) -> FsResult<()> {
         self.applied.clone().wait_for(|count| *count >= through.0).await.unwrap();

@@ -61,7 +61,7 @@ impl RawSession {
     /// A batch of one operation.
     pub async fn op(&mut self, body: OpBody) -> OpResult {
         let op = Op { time: Timestamp { secs: 1_000, nanos: 0 }, caller: Caller::default(), body };
-        let batch = Batch { session: self.session, first: self.next, ops: vec![op] };
+        let batch = Batch { session: self.session, first: self.next, ops: vec![op], sync_follows: false };
         let reply = self.ask(|client, context, _| async move { client.apply(context, batch).await }).await?;
         self.next = self.next.next();
         reply.results.into_iter().next().expect("one result for one operation")

@@ -30,6 +30,8 @@ const SPACE_CHECK_BYTES: u64 = 1 << 20;
 pub struct Submission {
     pub command: Command,
     pub entry: Vec<u8>,
+    /// Somebody will wait until its entry is on stable storage.
+    pub sync_follows: bool,
     pub answer: oneshot::Sender<FsResult<Applied>>,
 }
 
@@ -63,6 +65,8 @@ pub struct Shared {
     pub core: Mutex<Core>,
     pub queue: Mutex<VecDeque<Submission>>,
     pub published: RwLock<Published>,
+    /// Entries up to here are applied and published.
+    pub applied: watch::Sender<LogIndex>,
     pub failure: watch::Sender<Option<String>>,
     pub checkpoints: Mutex<CheckpointState>,
     pub checkpoint_wanted: Condvar,
@@ -193,6 +197,9 @@ impl Shared {
         let bytes: usize = entries.iter().map(|entry| entry.len()).sum();
         match self.log.propose(&entries) {
             Ok(first) => {
+                if let Some(last) = group.iter().rposition(|submission| submission.sync_follows) {
+                    self.log.request_sync(LogIndex(first.0 + last as u64));
+                }
                 core.unchecked_bytes += bytes as u64;
                 self.count_log_bytes(bytes as u64);
                 let indexes = (first.0..).map(LogIndex);
@@ -267,6 +274,8 @@ impl Shared {
             let row = core.sessions.get(*session);
             published.session_changed(*session, row, core.state.applied, durable);
         }
+        drop(published);
+        self.applied.send_replace(core.state.applied);
     }
 
     /// The machine can't go on: the first reason stays.

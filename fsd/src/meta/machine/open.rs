@@ -83,6 +83,7 @@ impl Machine {
         let mut core = Core::new(state, Sessions::new(rows));
         let log = wrap(open_log(&disk, &config, &store, &mut core)?);
         let published = Published::new(core.state, state.applied, core.sessions.iter());
+        let applied = watch::Sender::new(core.state.applied);
         let shared = Arc::new(Shared {
             durable: log.durable(),
             log,
@@ -92,6 +93,7 @@ impl Machine {
             core: Mutex::new(core),
             queue: Mutex::default(),
             published: RwLock::new(published),
+            applied,
             failure: watch::Sender::new(None),
             checkpoints: Mutex::new(CheckpointState::default()),
             checkpoint_wanted: Condvar::new(),

@@ -14,7 +14,7 @@ use cairn_common::proto::meta::{Batch, BatchReply, CloseItem};
 pub async fn apply(meta: &Meta, batch: Batch) -> FsResult<BatchReply> {
     check(&batch)?;
     meta.sessions.recovered().await;
-    let Batch { session, first, ops } = batch;
+    let Batch { session, first, ops, sync_follows } = batch;
     let alone = meta.sessions.enter(session, |leases| leases.is_alone())?;
     let mut plan = Plan::new(session, &ops, alone);
     if !plan.is_empty() {
@@ -23,13 +23,14 @@ pub async fn apply(meta: &Meta, batch: Batch) -> FsResult<BatchReply> {
             waiting.done().await;
         }
     }
-    let applied = match meta.machine.submit(Command::Batch { session, first, ops }).await {
-        Ok(applied) => applied,
-        Err(error) => {
-            meta.sessions.tell(|leases| plan.undo(leases));
-            return Err(error);
-        }
-    };
+    let applied =
+        match meta.machine.submit_then_sync(Command::Batch { session, first, ops }, sync_follows).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                meta.sessions.tell(|leases| plan.undo(leases));
+                return Err(error);
+            }
+        };
     let Reply::Results(results) = applied.reply else { return Err(FsError::Io) };
     let waiting = meta.sessions.tell_wait(|leases| plan.after(leases, &results, applied.effects));
     if let Some(waiting) = waiting {

@@ -34,6 +34,9 @@ use tokio_util::task::TaskTracker;
 
 /// Most items in one `close`.
 const CLOSES_MAX: usize = 65_536;
+/// How long a `sync` waits for the batch that it speaks of. The batch may itself wait for other mounts; the
+/// caller, who knows whether it is still under way, asks again.
+const ARRIVAL: Duration = Duration::from_secs(10);
 
 /// What the parts of the service share.
 pub(crate) struct Meta {
@@ -121,7 +124,7 @@ impl MetaService for Service {
 
     async fn sync(self, _: Context, session: SessionId, through: Seq) -> FsResult<Seq> {
         self.meta.sessions.enter(session, |_| ())?;
-        self.meta.machine.sync_session(session, through).await
+        self.meta.machine.sync_session(session, through, ARRIVAL).await
     }
 
     async fn events(

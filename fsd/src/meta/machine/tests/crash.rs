@@ -114,7 +114,7 @@ async fn power_loss_keeps_a_prefix_with_all_that_was_synced() {
                 if n % 3 == 2 {
                     machine.checkpoint();
                 } else if n % 2 == 1 {
-                    synced = machine.sync_session(session, Seq(done)).await.unwrap_or(synced);
+                    synced = machine.sync_session(session, Seq(done), Duration::ZERO).await.unwrap_or(synced);
                 }
                 synced = synced.max(machine.durable_seq(session).unwrap_or_default());
             }

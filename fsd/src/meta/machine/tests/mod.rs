@@ -144,7 +144,7 @@ async fn an_ended_session_changes_nothing_any_more() {
     machine.submit(Command::EndSession { session }).await.unwrap();
     assert_eq!(machine.session(session), None);
     assert_eq!(batch(&machine, session, 2, vec![chmod(0o777)]).await, Err(FsError::Evicted));
-    assert_eq!(machine.sync_session(session, Seq(1)).await, Err(FsError::Evicted));
+    assert_eq!(machine.sync_session(session, Seq(1), Duration::ZERO).await, Err(FsError::Evicted));
     machine.checkpoint();
     drop(machine);
     let machine = Machine::open(dir.path(), small()).unwrap();
@@ -162,6 +162,22 @@ async fn a_number_that_was_never_given_out_makes_no_inode() {
 }
 
 /// Many at once, with checkpoints meanwhile: everyone is answered once, in order, and it is all there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_waits_for_the_batch_that_it_speaks_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Machine::open(dir.path(), small()).unwrap();
+    let session = open_session(&machine).await;
+    let early = machine.sync_session(session, Seq(1), Duration::ZERO).await;
+    assert_eq!(early, Err(FsError::OutOfOrder), "it has not come");
+    let waiting = tokio::spawn({
+        let machine = machine.clone();
+        async move { machine.sync_session(session, Seq(1), Duration::from_secs(60)).await }
+    });
+    batch(&machine, session, 1, vec![chmod(0o700)]).await.unwrap();
+    assert_eq!(waiting.await.unwrap(), Ok(Seq(1)));
+    assert_eq!(machine.durable_seq(session), Some(Seq(1)));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_sessions_at_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -175,7 +191,7 @@ async fn many_sessions_at_once() {
                     let results = batch(&machine, session, n, vec![chmod(0o700)]).await.unwrap();
                     assert!(matches!(results[..], [Ok(OpReply::Attr(_))]));
                 }
-                machine.sync_session(session, Seq(100)).await.unwrap();
+                machine.sync_session(session, Seq(100), Duration::ZERO).await.unwrap();
                 session
             })
         })
