@@ -10,6 +10,7 @@
 //!   stable storage (power loss): their replies were given long ago and are not given again.
 
 use super::OpTicket;
+use cairn_common::error::FsError;
 use cairn_common::ids::Seq;
 use cairn_common::limits::{BATCH_BYTES_MAX, BATCH_OPS_MAX};
 use cairn_common::namespace::op::{ExtentData, Op, OpBody, OpResult};
@@ -21,7 +22,20 @@ struct Entry {
     op: Op,
     /// Answers the ticket; gone once answered.
     reply: Option<oneshot::Sender<OpResult>>,
+    /// The ticket was told that it is done.
+    done: bool,
 }
+
+/// An operation that was told done and could not be repeated.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub op: Op,
+    pub error: FsError,
+}
+
+/// The answer to a batch has other operations than the batch.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DoesNotFit;
 
 /// The operations after `durable`, in order, without gaps.
 #[derive(Debug)]
@@ -47,7 +61,7 @@ impl OpLog {
     /// Adds an operation at the end.
     pub fn push(&mut self, op: Op) -> OpTicket {
         let (reply, ticket) = OpTicket::new(self.end());
-        self.entries.push_back(Entry { op, reply: Some(reply) });
+        self.entries.push_back(Entry { op, reply: Some(reply), done: false });
         ticket
     }
 
@@ -107,23 +121,30 @@ impl OpLog {
         seq <= self.durable
     }
 
-    /// The server answered the batch under way. False if the answer does not fit it.
-    #[must_use]
-    pub fn answered(&mut self, results: Vec<OpResult>, durable: Seq) -> bool {
+    /// The server answered the batch under way. Returns the operations that had been told done, which the
+    /// server lost and now refused: what others did before them came in another order this time.
+    ///
+    /// # Errors
+    /// If the answer does not fit the batch.
+    pub fn answered(&mut self, results: Vec<OpResult>, durable: Seq) -> Result<Vec<Refused>, DoesNotFit> {
         if results.len() != self.under_way || durable > self.last_sent() {
-            return false;
+            return Err(DoesNotFit);
         }
+        let mut refused = Vec::new();
         let start = self.position(self.next_to_send);
         for (entry, result) in self.entries.range_mut(start..).zip(results) {
             if let Some(reply) = entry.reply.take() {
+                entry.done = result.is_ok();
                 // A dropped ticket is no error: not everyone waits.
                 let _ = reply.send(result);
+            } else if let (true, Err(error)) = (entry.done, result) {
+                refused.push(Refused { op: entry.op.clone(), error });
             }
         }
         self.next_to_send = Seq(self.next_to_send.0 + self.under_way as u64);
         self.under_way = 0;
         self.forget(durable);
-        true
+        Ok(refused)
     }
 
     /// The last operation of the batch under way, or the last that was answered.
@@ -197,7 +218,6 @@ fn inline_len(data: &ExtentData) -> usize {
 mod tests {
     use super::*;
     use cairn_common::attr::{Caller, Timestamp};
-    use cairn_common::error::FsError;
     use cairn_common::ids::Ino;
     use cairn_common::namespace::op::OpReply;
 
@@ -219,7 +239,7 @@ mod tests {
         let _second = log.push(op(2));
         let _third = log.push(op(3));
         assert_eq!(log.next_batch(), None, "one batch at a time");
-        assert!(log.answered(done(1), Seq(0)));
+        assert_eq!(log.answered(done(1), Seq(0)), Ok(vec![]));
         assert_eq!(log.next_batch(), Some((Seq(2), vec![op(2), op(3)])));
     }
 
@@ -229,7 +249,7 @@ mod tests {
         let mut first = log.push(op(1));
         let mut second = log.push(op(2));
         log.next_batch();
-        assert!(log.answered(vec![Ok(OpReply::Done), Err(FsError::NoAttr)], Seq(1)));
+        assert_eq!(log.answered(vec![Ok(OpReply::Done), Err(FsError::NoAttr)], Seq(1)), Ok(vec![]));
         assert_eq!(first.reply.try_recv(), Ok(Ok(OpReply::Done)));
         assert_eq!(second.reply.try_recv(), Ok(Err(FsError::NoAttr)));
         assert_eq!(log.len(), 1, "the second is not durable yet");
@@ -264,14 +284,30 @@ mod tests {
         let mut log = OpLog::default();
         let mut tickets: Vec<_> = (1..=3).map(|n| log.push(op(n))).collect();
         log.next_batch();
-        assert!(log.answered(done(3), Seq(1)));
+        assert_eq!(log.answered(done(3), Seq(1)), Ok(vec![]));
         assert!(tickets[2].reply.try_recv().is_ok());
         let _d = log.push(op(4));
         log.next_batch();
         assert!(log.reattached(Seq(1), Seq(1)), "the server lost power after making the first durable");
         assert_eq!(log.next_batch(), Some((Seq(2), vec![op(2), op(3), op(4)])));
-        assert!(log.answered(done(3), Seq(4)), "answered tickets are not answered again");
+        assert_eq!(log.answered(done(3), Seq(4)), Ok(vec![]), "answered tickets are not answered again");
         assert!(log.is_empty());
+    }
+
+    #[test]
+    fn what_was_done_and_cannot_be_repeated_is_told() {
+        let mut log = OpLog::default();
+        let _tickets: Vec<_> = (1..=3).map(|n| log.push(op(n))).collect();
+        log.next_batch();
+        assert_eq!(
+            log.answered(vec![Ok(OpReply::Done), Err(FsError::NoAttr), Ok(OpReply::Done)], Seq(0)),
+            Ok(vec![])
+        );
+        assert!(log.reattached(Seq(0), Seq(0)));
+        log.next_batch();
+        let again = vec![Ok(OpReply::Done), Err(FsError::NoAttr), Err(FsError::NotFound)];
+        let refused = Refused { op: op(3), error: FsError::NotFound };
+        assert_eq!(log.answered(again, Seq(0)), Ok(vec![refused]));
     }
 
     #[test]
@@ -280,7 +316,7 @@ mod tests {
         let _a = log.push(op(1));
         assert!(!log.reattached(Seq(1), Seq(0)), "it can't have applied what was never sent");
         log.next_batch();
-        assert!(log.answered(done(1), Seq(1)));
+        assert_eq!(log.answered(done(1), Seq(1)), Ok(vec![]));
         assert!(!log.reattached(Seq(0), Seq(0)), "it said that the first is durable");
     }
 
@@ -294,7 +330,7 @@ mod tests {
         assert_eq!(log.len(), 1, "the ticket waits for its answer");
         assert!(log.reattached(Seq(1), Seq(1)), "the connection is lost between the two");
         assert_eq!(log.batch_under_way(), Some((Seq(1), vec![op(1)])), "the answer is asked for again");
-        assert!(log.answered(done(1), Seq(0)), "an answer from before the sync says less");
+        assert_eq!(log.answered(done(1), Seq(0)), Ok(vec![]), "an answer from before the sync says less");
         assert_eq!(ticket.reply.try_recv(), Ok(Ok(OpReply::Done)));
         assert!(log.is_empty());
         assert!(!log.reattached(Seq(0), Seq(0)), "what was durable is not lost");
@@ -305,9 +341,9 @@ mod tests {
         let mut log = OpLog::default();
         let _a = log.push(op(1));
         log.next_batch();
-        assert!(!log.answered(done(2), Seq(0)));
-        assert!(!log.answered(done(1), Seq(2)));
-        assert!(log.answered(done(1), Seq(1)));
+        assert_eq!(log.answered(done(2), Seq(0)), Err(DoesNotFit));
+        assert_eq!(log.answered(done(1), Seq(2)), Err(DoesNotFit));
+        assert_eq!(log.answered(done(1), Seq(1)), Ok(vec![]));
     }
 
     #[test]

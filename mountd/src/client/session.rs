@@ -8,7 +8,7 @@ use super::calls::{Attached, CALL_DEADLINE, Calls, State};
 use super::clock::ServerClock;
 use super::closes::CloseQueue;
 use super::inos::InoPool;
-use super::oplog::OpLog;
+use super::oplog::{OpLog, Refused};
 use super::{EventSink, MetaClient, OpTicket, SyncFollows};
 use bytes::Bytes;
 use cairn_common::attr::{Attr, Caller, Timestamp};
@@ -242,6 +242,8 @@ impl Session {
         let reply = attach(live, request, &self.clock).await?;
         self.id.store(reply.session.0, Ordering::Release);
         self.passed.send_replace(Passed::new(reply.session, Seq(0)));
+        // Whatever others did since the old session ended was not told here.
+        sink.shared(reply.generation).await;
         self.tell_sharing(&reply, sink).await;
         Ok(attached_of(live, &reply))
     }
@@ -285,7 +287,9 @@ impl Session {
         self.passed.send_modify(|passed| passed.sent = passed.sent.max(last));
         match attached.client().apply(context(), batch).await {
             Ok(Ok(reply)) => {
-                if self.log.lock().answered(reply.results, reply.durable) {
+                let answered = self.log.lock().answered(reply.results, reply.durable);
+                if let Ok(refused) = answered {
+                    refused.iter().for_each(report_refused);
                     self.passed.send_modify(|passed| passed.answered = last);
                     self.bound_log(&attached).await;
                 } else {
@@ -391,6 +395,18 @@ impl Session {
             }
         }
     }
+}
+
+fn report_refused(refused: &Refused) {
+    let Refused { op, error } = refused;
+    // It may carry data; its beginning says which one it is.
+    let operation = format!("{:.160}", format!("{:?}", op.body));
+    tracing::error!(
+        target: "cairn",
+        %error,
+        operation,
+        "a change that was done before the metadata daemon lost power could not be repeated: it is lost"
+    );
 }
 
 async fn attach(

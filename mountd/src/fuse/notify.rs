@@ -17,7 +17,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// Threads that send notifications: one that is held up by a request must not delay all others.
+/// Threads that send notifications which may block: one that is held up by a request must not delay all
+/// others. What never blocks has a thread of its own: it must come through even when all of these are held up by
+/// requests that wait for a server.
 const THREADS: usize = 4;
 /// Notifications that wait for a thread; more senders wait themselves.
 const QUEUED_MAX: usize = 1024;
@@ -83,6 +85,13 @@ pub enum Notice {
     Epoch,
 }
 
+impl Notice {
+    /// Whether the kernel carries it out at once, whatever requests are in our hands.
+    fn never_blocks(&self) -> bool {
+        matches!(self, Notice::Epoch | Notice::InvalInode { offset: ..0, .. })
+    }
+}
+
 struct Job {
     notice: Notice,
     done: oneshot::Sender<io::Result<()>>,
@@ -92,33 +101,73 @@ struct Job {
 /// The threads that send notifications. They end when this is dropped and the queue is empty.
 #[derive(Debug)]
 pub struct NotifyThreads {
-    queue: Sender<Job>,
+    queue: Queue,
+    quick: Queue,
+}
+
+#[derive(Debug)]
+struct Queue {
+    jobs: Sender<Job>,
     // Bounds the queue. An async wait for room, where the channel's own would block a worker.
     room: Arc<Semaphore>,
+}
+
+impl Queue {
+    fn start(kernel: &Arc<dyn KernelNotify>, name: &str, threads: usize) -> io::Result<Queue> {
+        let (jobs, work_off) = crossbeam_channel::bounded(QUEUED_MAX);
+        for index in 0..threads {
+            let (kernel, jobs) = (Arc::clone(kernel), work_off.clone());
+            std::thread::Builder::new()
+                .name(format!("{name}-{index}"))
+                .spawn(move || work(&*kernel, &jobs))?;
+        }
+        Ok(Queue { jobs, room: Arc::new(Semaphore::new(QUEUED_MAX)) })
+    }
+
+    /// Does not block: who has the permit has room.
+    fn push(
+        &self,
+        notice: Notice,
+        room: OwnedSemaphorePermit,
+    ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+        let (done, wait) = oneshot::channel();
+        self.jobs.send(Job { notice, done, _room: room }).map_err(|_disconnected| gone())?;
+        Ok(wait)
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "notification threads have ended")
 }
 
 impl NotifyThreads {
     /// Starts the threads.
     pub fn start(kernel: Arc<dyn KernelNotify>) -> io::Result<NotifyThreads> {
-        let (queue, jobs) = crossbeam_channel::bounded(QUEUED_MAX);
-        for index in 0..THREADS {
-            let (kernel, jobs) = (Arc::clone(&kernel), jobs.clone());
-            std::thread::Builder::new()
-                .name(format!("fuse-notify-{index}"))
-                .spawn(move || work(&*kernel, &jobs))?;
-        }
-        Ok(NotifyThreads { queue, room: Arc::new(Semaphore::new(QUEUED_MAX)) })
+        Ok(NotifyThreads {
+            queue: Queue::start(&kernel, "fuse-notify", THREADS)?,
+            quick: Queue::start(&kernel, "fuse-notify-quick", 1)?,
+        })
+    }
+
+    fn queue_of(&self, notice: &Notice) -> &Queue {
+        if notice.never_blocks() { &self.quick } else { &self.queue }
     }
 
     /// Sends a notification and waits until the kernel has carried it out. Dropping the future does
     /// not take it back. Two that are under way at a time may be carried out in any order.
     pub async fn send(&self, notice: Notice) -> io::Result<()> {
-        let gone = || io::Error::new(io::ErrorKind::NotConnected, "notification threads have ended");
-        let room = Arc::clone(&self.room).acquire_owned().await.map_err(|_closed| gone())?;
-        let (done, wait) = oneshot::channel();
-        // Does not block: there is room.
-        self.queue.send(Job { notice, done, _room: room }).map_err(|_disconnected| gone())?;
-        wait.await.map_err(|_dropped| gone())?
+        let queue = self.queue_of(&notice);
+        let room = Arc::clone(&queue.room).acquire_owned().await.map_err(|_closed| gone())?;
+        queue.push(notice, room)?.await.map_err(|_dropped| gone())?
+    }
+
+    /// Sends a notification without waiting for anything; false if there is no room for it now.
+    pub fn post(&self, notice: Notice) -> bool {
+        let queue = self.queue_of(&notice);
+        match Arc::clone(&queue.room).try_acquire_owned() {
+            Ok(room) => queue.push(notice, room).is_ok(),
+            Err(_full) => false,
+        }
     }
 }
 
@@ -162,6 +211,22 @@ mod tests {
         fn epoch(&self) -> io::Result<()> {
             Err(io::ErrorKind::InvalidInput.into())
         }
+    }
+
+    #[tokio::test]
+    async fn what_never_blocks_comes_through_when_all_others_are_held_up() {
+        let kernel = Arc::new(Stuck::default());
+        let threads = Arc::new(NotifyThreads::start(kernel.clone()).unwrap());
+        for name in [b"a", b"b", b"c", b"d", b"e"] {
+            let name = Name::from_static(name);
+            assert!(threads.post(Notice::InvalEntry { parent: Ino(1), name, expire_only: true }));
+        }
+        let limit = Duration::from_secs(10);
+        let attributes = Notice::InvalInode { ino: Ino(2), offset: -1, length: 0 };
+        tokio::time::timeout(limit, threads.send(attributes)).await.unwrap().unwrap();
+        assert!(tokio::time::timeout(limit, threads.send(Notice::Epoch)).await.unwrap().is_err());
+        *kernel.released.lock().unwrap() = true;
+        kernel.change.notify_all();
     }
 
     #[tokio::test]

@@ -14,10 +14,15 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(16 << 10).expect("not zero");
 /// What each entry adds to the size of a directory: as in the rules.
 const ENTRY_SIZE: u64 = 32;
 
+/// Directories whose attributes the kernel may keep for long. Files need no such list: attributes of one that
+/// is not open go with its name (but for descriptors of `O_PATH`).
+const GRANTED: NonZeroUsize = NonZeroUsize::new(64 << 10).expect("not zero");
+
 /// See the module.
 #[derive(Debug)]
 pub struct Dirs {
     state: Mutex<State>,
+    granted: Mutex<LruCache<Ino, ()>>,
 }
 
 #[derive(Debug)]
@@ -47,11 +52,37 @@ pub enum Change {
 
 impl Default for Dirs {
     fn default() -> Dirs {
-        Dirs { state: Mutex::new(State { known: LruCache::new(REMEMBERED), pending: HashMap::new() }) }
+        let state = State { known: LruCache::new(REMEMBERED), pending: HashMap::new() };
+        Dirs { state: Mutex::new(state), granted: Mutex::new(LruCache::new(GRANTED)) }
     }
 }
 
 impl Dirs {
+    /// The kernel is about to be given attributes of `ino` for long. False if it must not: another
+    /// directory would have to make room, and `take_back` could not tell the kernel.
+    pub fn grant(&self, ino: Ino, take_back: impl FnOnce(Ino) -> bool) -> bool {
+        let mut granted = self.granted.lock();
+        if granted.get(&ino).is_some() {
+            return true;
+        }
+        if granted.len() == GRANTED.get()
+            && let Some((&oldest, ())) = granted.peek_lru()
+        {
+            if !take_back(oldest) {
+                return false;
+            }
+            granted.pop_lru();
+        }
+        granted.put(ino, ());
+        true
+    }
+
+    /// All that [`Dirs::grant`] let through; the list is empty then.
+    pub fn take_granted(&self) -> Vec<Ino> {
+        let mut granted = self.granted.lock();
+        std::iter::from_fn(|| granted.pop_lru()).map(|(ino, ())| ino).collect()
+    }
+
     /// Attributes as of all operations that were answered.
     #[must_use]
     pub fn get(&self, ino: Ino) -> Option<Attr> {
@@ -130,4 +161,28 @@ fn changed(mut attr: Attr, time: Timestamp, change: Change) -> Attr {
     attr.ctime = attr.ctime.advance(time);
     attr.mtime = attr.ctime;
     attr
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_for_another_directory_is_made_only_if_the_kernel_could_be_told() {
+        let dirs = Dirs::default();
+        let first = 2..2 + GRANTED.get() as u64;
+        assert!(first.clone().all(|ino| dirs.grant(Ino(ino), |_| false)));
+        assert!(dirs.grant(Ino(2), |_| false), "known already, and now the newest");
+        assert!(!dirs.grant(Ino(1), |_| false));
+        let mut told = None;
+        assert!(dirs.grant(Ino(1), |ino| {
+            told = Some(ino);
+            true
+        }));
+        assert_eq!(told, Some(Ino(3)));
+        let taken = dirs.take_granted();
+        assert_eq!(taken.len(), GRANTED.get());
+        assert!(taken.contains(&Ino(1)) && !taken.contains(&Ino(3)));
+        assert_eq!(dirs.take_granted(), []);
+    }
 }

@@ -1,20 +1,21 @@
 //! What the server asks of this mount: give data back, stop caching. Nothing here waits for a request
 //! that may itself wait at the server for another mount.
 
-use super::Vfs;
 use super::inode::State;
+use super::{LAST_TRIES, Vfs};
 use crate::client::{DataClient, EventSink, MetaClient};
 use crate::fuse::notify::Notice;
-use cairn_common::error::FsError;
-use cairn_common::ids::Ino;
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{Ino, Seq};
 use cairn_common::proto::meta::{DataLease, OpenState};
+use std::sync::atomic::Ordering;
 
 impl<M: MetaClient, D: DataClient> Vfs<M, D> {
-    async fn flush_for_others(&self, ino: Ino) {
+    async fn flush_for_others(&self, ino: Ino) -> FsResult<()> {
         // What little there is goes inside the operation: whoever waits for it need not wait for a disk.
         let inline = match self.inodes.get(ino) {
             Some(inode) => self.commit_inline(&inode).await,
-            None => return,
+            None => return Ok(()),
         };
         let stored = match inline {
             Some(result) => result,
@@ -23,6 +24,25 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         if let Err(error) = stored {
             // The file's handles are told; the others see the file without this data.
             tracing::warn!(%ino, %error, "flush for another mount");
+        }
+        stored
+    }
+
+    /// Stores what is dirty before others may write. What cannot be stored now is given up: stored later, it
+    /// would lie over what the others wrote after it.
+    async fn flush_or_drop(&self, ino: Ino) {
+        for _ in 0..LAST_TRIES {
+            if self.flush_for_others(ino).await.is_ok() {
+                return;
+            }
+        }
+        let Some(inode) = self.inodes.get(ino) else { return };
+        let mut state = inode.lock();
+        let lost = state.dirty.bytes();
+        if lost > 0 {
+            tracing::error!(%ino, lost, "written data is lost: it could not be stored when another mount needed the file");
+            self.free_dirty(&mut state, 0, u64::MAX);
+            state.store_error(FsError::Io);
         }
     }
 
@@ -33,14 +53,20 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     }
 
     async fn drop_attributes(&self, ino: Ino) {
-        self.notify(Notice::InvalInode { ino: self.to_kernel(ino), offset: -1, length: 0 }).await;
+        self.notify(self.no_attributes(ino)).await;
+    }
+
+    /// Tells the kernel to drop an inode's attributes.
+    pub(super) fn no_attributes(&self, ino: Ino) -> Notice {
+        Notice::InvalInode { ino: self.to_kernel(ino), offset: -1, length: 0 }
     }
 }
 
 impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
     async fn flush(&self, inos: Vec<Ino>) {
         for ino in inos {
-            self.flush_for_others(ino).await;
+            // An error has been told where it belongs; this mount keeps the data and the lease.
+            let _stored = self.flush_for_others(ino).await;
         }
     }
 
@@ -54,10 +80,10 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
             state.drop_cached();
         }
         self.recent.mark(ino);
-        self.flush_for_others(ino).await;
+        self.flush_or_drop(ino).await;
         self.drop_pages(ino).await;
         // What mapped pages wrote while they were dropped.
-        self.flush_for_others(ino).await;
+        self.flush_or_drop(ino).await;
         self.retire(ino);
     }
 
@@ -79,9 +105,14 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
         }
         self.dirs.clear();
         self.recent.mark_all();
-        // Names first: the epoch also catches answers on their way. Then attributes that it leaves.
+        // Answers that were computed before go out without a time.
+        self.gate.revoke();
+        // Names first. Then attributes, which the epoch leaves where a program holds the inode.
         self.notify(Notice::Epoch).await;
         self.drop_attributes(self.config.root).await;
+        for dir in self.dirs.take_granted() {
+            self.drop_attributes(dir).await;
+        }
         for inode in self.inodes.all() {
             self.drop_attributes(inode.ino).await;
         }
@@ -89,6 +120,8 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
 
     fn sole(&self, generation: u64) {
         self.dirs.clear();
+        // What others changed of open files meanwhile was not told here.
+        self.attr_epoch.fetch_add(1, Ordering::SeqCst);
         self.recent.mark_all();
         self.policy.set_sole(true, generation);
     }
@@ -99,6 +132,8 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
 
     fn evicted(&self) {
         self.dirs.clear();
+        // Pages of closed files are from a time that is over.
+        self.closed.lock().clear();
         self.recent.mark_all();
         for inode in self.inodes.all() {
             let mut state = inode.lock();
@@ -118,6 +153,8 @@ impl State {
     /// Handles of an ended session answer errors from now on.
     fn end_session(&mut self, lost: bool) {
         self.lease = None;
+        // The next session numbers its operations from 1 again.
+        self.attr_seq = Seq(0);
         self.registered = super::inode::Registered::default();
         self.lock_owners.clear();
         self.drop_cached();

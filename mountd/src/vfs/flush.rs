@@ -65,6 +65,9 @@ struct Cursor {
     offset: u64,
 }
 
+/// An inline commit carries bytes of the segment at the moment.
+struct UnderInlineCommit;
+
 /// Starts the tasks; they end with the vfs's token.
 pub(super) fn start<M: MetaClient, D: DataClient>(
     vfs: &Arc<Vfs<M, D>>,
@@ -170,13 +173,32 @@ async fn submit_all<M: MetaClient, D: DataClient>(
     let (mut block, mut cursor) = (Some(block), Cursor::default());
     // It ends: the cursor moves on by as many pieces as a commit can have.
     while let Some(stored) = block {
-        let (commit, rest) = vfs.submit_commit(sealed, stored, cursor);
+        let (commit, rest) = submit_one(vfs, sealed, stored, cursor).await;
         submitted.extend(commit);
         let Some(rest) = rest else { break };
         cursor = rest;
         block = put_until_stored(Arc::clone(vfs), sealed.clone()).await;
     }
     submitted
+}
+
+/// [`Vfs::submit_commit`] as soon as no inline commit carries bytes of the segment: they would be
+/// committed twice, and the second time perhaps after a recall that found them clean was acknowledged.
+async fn submit_one<M: MetaClient, D: DataClient>(
+    vfs: &Arc<Vfs<M, D>>,
+    sealed: &Sealed,
+    block: BlockRef,
+    cursor: Cursor,
+) -> (Option<Submitted>, Option<Cursor>) {
+    loop {
+        let mut settled = std::pin::pin!(vfs.inline_settled.notified());
+        settled.as_mut().enable();
+        match vfs.submit_commit(sealed, block, cursor) {
+            Ok(submitted) => return submitted,
+            // It is before us in the operation log, so this waits no longer than our own would have to.
+            Err(UnderInlineCommit) => settled.await,
+        }
+    }
 }
 
 async fn complete<M: MetaClient, D: DataClient>(
@@ -190,13 +212,19 @@ async fn complete<M: MetaClient, D: DataClient>(
             for Submitted { ticket, block, files, from, to } in commits {
                 let seq = ticket.seq;
                 let result = ticket.await;
-                let error = vfs.committed(&sealed, (from, to), &files, seq, result).err();
-                failed = failed.or(error.map(|error| (error, block)));
+                if let Err(error) = vfs.committed(&sealed, (from, to), &files, seq, result) {
+                    // One block is needed for the next try.
+                    failed
+                        .replace((error, block))
+                        .into_iter()
+                        .for_each(|(_, unused)| vfs.discard_block(&sealed, unused));
+                }
             }
             let Some((error, block)) = failed else { break };
             vfs.store_failed(&sealed, error);
             if !may_succeed_later(error) {
                 vfs.give_up(&sealed, error);
+                vfs.discard_block(&sealed, block);
                 break;
             }
             tokio::time::sleep(pause).await;
@@ -220,10 +248,12 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         sealed: &Sealed,
         block: BlockRef,
         cursor: Cursor,
-    ) -> (Option<Submitted>, Option<Cursor>) {
-        let block_length = length_of(&sealed.bytes) + summary_len(sealed);
+    ) -> Result<(Option<Submitted>, Option<Cursor>), UnderInlineCommit> {
         // Nobody cuts dirty data and submits the operation for it in between.
         let _order = self.order.lock();
+        if self.is_under_inline_commit(sealed) {
+            return Err(UnderInlineCommit);
+        }
         let mut building = Building::default();
         let mut rest = None;
         for (index, entry) in sealed.entries.iter().enumerate().skip(cursor.entry) {
@@ -234,11 +264,32 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             }
         }
         if building.pieces.is_empty() {
-            return (None, rest);
+            self.discard_block(sealed, block);
+            return Ok((None, rest));
         }
         let files = building.files.iter().map(|file| file.ino).collect();
-        let ticket = self.submit_built(building, vec![(block, block_length)]);
-        (Some(Submitted { ticket, block, files, from: cursor, to: rest }), rest)
+        let ticket = self.submit_built(building, vec![(block, block_len(sealed))]);
+        Ok((Some(Submitted { ticket, block, files, from: cursor, to: rest }), rest))
+    }
+
+    fn is_under_inline_commit(&self, sealed: &Sealed) -> bool {
+        sealed.entries.iter().any(|entry| {
+            let slot = Slot { segment: sealed.segment, at: entry.at };
+            let carried = |inode: Arc<Inode>| {
+                let state = inode.lock();
+                state
+                    .dirty
+                    .remaining(entry.offset, u64::from(entry.length), slot)
+                    .any(|dirty| dirty.commit != 0)
+            };
+            self.inodes.get(entry.ino).is_some_and(carried)
+        })
+    }
+
+    /// A block that was stored for nothing: its bytes were overwritten or removed meanwhile. The server is told
+    /// of it, so that it is deleted; nobody waits for that.
+    fn discard_block(&self, sealed: &Sealed, block: BlockRef) {
+        drop(self.submit_built(Building::default(), vec![(block, block_len(sealed))]));
     }
 
     /// Adds what is left of an entry from byte `from` of the file on; where to go on if the commit is full.
@@ -321,10 +372,17 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         state.pending -= 1;
         match attr {
             Some(attr) => state.learn_attr(attr, seq, self.attr_epoch.load(Ordering::SeqCst)),
-            None => state.stamp += 1,
+            None => {
+                state.stamp += 1;
+                state.settle_times();
+            }
         }
         if !clean {
             state.extents.clear();
+        } else if attr.is_none() && state.handles > 0 {
+            // The server keeps an open file. Without it the bytes went nowhere: its creation was lost with
+            // the server's power and could not be repeated.
+            state.store_error(FsError::Stale);
         }
         drop(state);
         self.retire(inode.ino);
@@ -443,6 +501,11 @@ impl super::inode::State {
         self.error.count += 1;
         self.error.last = Some(error);
     }
+}
+
+/// Length of the block that a segment becomes, its summary included.
+fn block_len(sealed: &Sealed) -> u32 {
+    length_of(&sealed.bytes) + summary_len(sealed)
 }
 
 fn summary_len(sealed: &Sealed) -> u32 {

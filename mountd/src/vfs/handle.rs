@@ -4,6 +4,7 @@
 use super::inode::Inode;
 use super::readdir::Stream;
 use crate::fuse::ops::Fh;
+use cairn_common::ids::SessionId;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -12,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 #[derive(Debug)]
 pub struct File {
     pub inode: Arc<Inode>,
+    /// The session that opened it, and with which it ends: the server counts nothing of it as open any more.
+    pub session: SessionId,
     pub writable: bool,
     /// Errors of background flushes that this handle was told of.
     pub errors_seen: AtomicU64,
@@ -22,9 +25,10 @@ pub struct File {
 
 impl File {
     #[must_use]
-    pub fn new(inode: Arc<Inode>, writable: bool, errors: u64) -> File {
+    pub fn new(inode: Arc<Inode>, session: SessionId, writable: bool, errors: u64) -> File {
         File {
             inode,
+            session,
             writable,
             errors_seen: AtomicU64::new(errors),
             read_ahead: Mutex::default(),

@@ -98,6 +98,7 @@ impl State {
     /// Takes in attributes that operation `seq` replied.
     pub fn learn_attr(&mut self, attr: Attr, seq: Seq, epoch: u64) {
         self.stamp += 1;
+        self.settle_times();
         if !self.is_cached() || seq < self.attr_seq {
             return;
         }
@@ -109,17 +110,25 @@ impl State {
 
     /// With nothing under way, the server's size is the size.
     pub fn settle_size(&mut self) {
+        self.settle_times();
         if self.is_busy() {
             return;
         }
-        self.write_time = None;
-        self.kill_suidgid = false;
         if let Some(attr) = self.attr {
             self.size = attr.size;
             if self.extents.allocated().is_some_and(|bytes| bytes != attr.allocated) {
                 // What was foreseen here is not what the server did: start again from its answer.
                 self.extents.clear();
             }
+        }
+    }
+
+    /// With nothing under way, what writes did to times and mode bits is in the server's attributes. Also
+    /// for a file that is shared: what is kept here would hide what others do to it.
+    pub fn settle_times(&mut self) {
+        if !self.is_busy() {
+            self.write_time = None;
+            self.kill_suidgid = false;
         }
     }
 

@@ -23,15 +23,17 @@ pub mod write;
 use crate::cache::data::PieceCache;
 use crate::cache::policy::CachePolicy;
 use crate::client::{DataClient, MetaClient, OpTicket};
+use crate::fuse::gate::ReplyGate;
 use crate::fuse::notify::{Notice, NotifyThreads};
+use crate::fuse::ops::Fh;
 use crate::writeback::buffer::WriteBuffer;
 use cairn_common::attr::{Attr, Caller};
-use cairn_common::error::FsResult;
+use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, Seq};
 use cairn_common::namespace::op::{OpBody, OpReply};
 use dirs::Dirs;
 use flush::Progress;
-use handle::HandleTable;
+use handle::{File, HandleTable};
 use inode::{Inode, InodeTable, State};
 use locks::LockWaiters;
 use lru::LruCache;
@@ -42,7 +44,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use unlinked::Unlinked;
@@ -50,7 +52,8 @@ use unlinked::Unlinked;
 /// Closed files whose pages the kernel may still hold.
 const CLOSED_REMEMBERED: NonZeroUsize = NonZeroUsize::new(64 << 10).expect("not zero");
 
-/// How often the last flush is tried again; each try ends with a failure of its own, with pauses between.
+/// How often a flush that must not wait for better times is tried; each try ends with a failure of its own,
+/// with pauses between.
 const LAST_TRIES: u32 = 5;
 
 /// What a mount is made with.
@@ -109,9 +112,13 @@ pub struct Vfs<M, D> {
     /// Writers that wait for memory, in order.
     writers: tokio::sync::Mutex<()>,
     commits: AtomicU64,
+    /// An inline commit has been answered.
+    inline_settled: Notify,
     /// Access times under way: one per open handle at most.
     touched: mpsc::UnboundedSender<atime::Sent>,
     notify: OnceLock<NotifyThreads>,
+    /// Holds back what answers under way allow the kernel to cache.
+    gate: Arc<ReplyGate>,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -141,8 +148,10 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             progress: watch::Sender::new(Progress::default()),
             writers: tokio::sync::Mutex::new(()),
             commits: AtomicU64::new(0),
+            inline_settled: Notify::new(),
             touched,
             notify: OnceLock::new(),
+            gate: Arc::default(),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -176,6 +185,17 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         self.tasks.close();
         self.tasks.wait().await;
         stored.and(synced)
+    }
+
+    /// An open file, for work on its data.
+    fn file(&self, fh: Fh) -> FsResult<Arc<File>> {
+        let file = self.handles.file(fh).ok_or(FsError::BadHandle)?;
+        if file.session == self.meta.session() { Ok(file) } else { Err(FsError::Evicted) }
+    }
+
+    /// An open file that may be written.
+    fn writable_file(&self, fh: Fh) -> FsResult<Arc<File>> {
+        self.file(fh).and_then(|file| if file.writable { Ok(file) } else { Err(FsError::BadHandle) })
     }
 
     /// Tells the kernel, if there is one.

@@ -10,13 +10,25 @@ use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, Seq};
 use cairn_common::namespace::op::{Create, Name, OpBody, OpReply, Rename};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     /// What the kernel is told of an inode.
     pub(super) fn entry(&self, attr: Attr) -> Entry {
         let entry_ttl = self.policy.entry_ttl();
+        let attr_ttl = self.attr_ttl(&attr);
         let attr = Attr { ino: self.to_kernel(attr.ino), ..attr };
-        Entry { attr, generation: 0, entry_ttl, attr_ttl: self.policy.attr_ttl() }
+        Entry { attr, generation: 0, entry_ttl, attr_ttl }
+    }
+
+    /// How long the kernel may keep these attributes.
+    pub(super) fn attr_ttl(&self, attr: &Attr) -> Duration {
+        let ttl = self.policy.attr_ttl();
+        if ttl.is_zero() || attr.kind != FileKind::Dir || attr.ino == self.config.root {
+            return ttl;
+        }
+        let take_back = |ino| self.notify.get().is_some_and(|threads| threads.post(self.no_attributes(ino)));
+        if self.dirs.grant(attr.ino, take_back) { ttl } else { Duration::ZERO }
     }
 
     pub(super) async fn find(&self, parent: Ino, name: Name) -> FsResult<Lookup> {

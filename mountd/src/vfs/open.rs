@@ -129,7 +129,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     fn add_handle(&self, inode: &Arc<Inode>, state: &mut State, writable: bool) -> Fh {
         state.handles += 1;
         state.writers += u32::from(writable);
-        let file = File::new(Arc::clone(inode), writable, state.error.count);
+        let file = File::new(Arc::clone(inode), self.meta.session(), writable, state.error.count);
         self.handles.insert(Handle::File(Arc::new(file)))
     }
 

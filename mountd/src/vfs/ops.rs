@@ -5,6 +5,7 @@ use super::Vfs;
 use super::handle::Handle;
 use super::readdir::Stream;
 use crate::client::{DataClient, MetaClient};
+use crate::fuse::gate::ReplyGate;
 use crate::fuse::interrupt::Interrupt;
 use crate::fuse::ops::{
     AttrReply, CopyRange, Created, DirEntry, Entry, Fh, FuseOps, LockInfo, Lookup, Make, OpenMode, Opened,
@@ -27,11 +28,16 @@ const FREE_INODES: u64 = 1 << 48;
 
 impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     fn attr_reply(&self, attr: Attr) -> AttrReply {
-        AttrReply { attr: Attr { ino: self.to_kernel(attr.ino), ..attr }, ttl: self.policy.attr_ttl() }
+        let ttl = self.attr_ttl(&attr);
+        AttrReply { attr: Attr { ino: self.to_kernel(attr.ino), ..attr }, ttl }
     }
 }
 
 impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
+    fn gate(&self) -> Option<Arc<ReplyGate>> {
+        Some(Arc::clone(&self.gate))
+    }
+
     async fn lookup(self: Arc<Self>, _caller: Caller, parent: Ino, name: Name) -> FsResult<Lookup> {
         self.find(self.to_server(parent), name).await
     }
@@ -225,7 +231,7 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
     }
 
     async fn fsync(self: Arc<Self>, _ino: Ino, fh: Fh, _datasync: bool) -> FsResult<()> {
-        let file = self.handles.file(fh).ok_or(FsError::BadHandle)?;
+        let file = self.file(fh)?;
         self.sync_file(&file).await
     }
 

@@ -34,9 +34,9 @@ enum Part {
 impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     /// A read that needs nothing from any server.
     pub(super) fn read_now(&self, read: &ReadAt) -> Option<FsResult<ReadData>> {
-        let file = match self.handles.file(read.fh) {
-            Some(file) => file,
-            None => return Some(Err(FsError::BadHandle)),
+        let file = match self.file(read.fh) {
+            Ok(file) => file,
+            Err(error) => return Some(Err(error)),
         };
         let (parts, end) = {
             let state = file.inode.lock();
@@ -65,7 +65,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
 
     /// Any read.
     pub(super) async fn read_any(&self, read: ReadAt) -> FsResult<ReadData> {
-        let file = self.handles.file(read.fh).ok_or(FsError::BadHandle)?;
+        let file = self.file(read.fh)?;
         for _ in 0..TRIES {
             match self.read_once(&file, &read).await {
                 // The block was replaced after its extent was looked up; the new extent tells.

@@ -23,7 +23,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         offset: u64,
         length: u64,
     ) -> FsResult<()> {
-        let file = self.handles.file(fh).filter(|file| file.writable).ok_or(FsError::BadHandle)?;
+        let file = self.writable_file(fh)?;
         let ino = file.inode.ino;
         let end =
             offset.checked_add(length).filter(|end| *end <= FILE_SIZE_MAX).ok_or(FsError::FileTooLarge)?;
@@ -67,8 +67,8 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     }
 
     pub(super) async fn copy(&self, caller: &Caller, copy: CopyRange) -> FsResult<u64> {
-        let from = self.handles.file(copy.from_fh).ok_or(FsError::BadHandle)?.inode.ino;
-        let file = self.handles.file(copy.to_fh).filter(|file| file.writable).ok_or(FsError::BadHandle)?;
+        let from = self.file(copy.from_fh)?.inode.ino;
+        let file = self.writable_file(copy.to_fh)?;
         let to = file.inode.ino;
         self.flush_inode(from).await?;
         self.flush_inode(to).await?;
@@ -95,7 +95,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     }
 
     pub(super) async fn seek_for(&self, fh: Fh, offset: u64, seek: Seek) -> FsResult<u64> {
-        let file = self.handles.file(fh).ok_or(FsError::BadHandle)?;
+        let file = self.file(fh)?;
         let ino = file.inode.ino;
         {
             let state = file.inode.lock();

@@ -56,6 +56,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         };
         let buffer = &self.buffer;
         inode.lock().dirty.settle(id, result.is_ok(), &mut |segment, bytes| buffer.release(segment, bytes));
+        self.inline_settled.notify_waiters();
         self.answered(inode, attr, seq, result.is_ok());
         result.map(|_reply| ())
     }

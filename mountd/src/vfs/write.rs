@@ -113,9 +113,11 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     }
 
     fn writable(&self, write: &WriteAt) -> FsResult<std::sync::Arc<File>> {
-        let file = self.handles.file(write.fh).ok_or(FsError::BadHandle)?;
         // Pages of a mapping may come by any handle of the file.
-        if file.writable || write.from_mapping { Ok(file) } else { Err(FsError::BadHandle) }
+        if write.from_mapping {
+            return self.handles.file(write.fh).ok_or(FsError::BadHandle);
+        }
+        self.writable_file(write.fh)
     }
 
     /// Writes into the buffer, waiting for memory. False if the file is shared (now).

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 
+/// Whose locks they are; the rules look at nothing else of it.
 const SESSION: SessionId = SessionId(1);
 
 /// The metadata daemon.
@@ -37,6 +38,10 @@ pub struct FakeMeta {
     /// What the next opens answer.
     pub generation: AtomicU64,
     pub closes: Mutex<Vec<CloseItem>>,
+    /// The mount's session: the next one begins when this changes.
+    pub session: AtomicU64,
+    /// Operations are not applied while this is held.
+    pub held: Arc<tokio::sync::Mutex<()>>,
     /// Calls of `getattr`.
     pub getattrs: AtomicU64,
 }
@@ -50,12 +55,15 @@ impl FakeMeta {
         let (queue, mut ops) = mpsc::unbounded_channel::<(Op, oneshot::Sender<OpResult>)>();
         let (applied_sender, applied) = tokio::sync::watch::channel(0);
         let server = Arc::clone(&maps);
+        let held: Arc<tokio::sync::Mutex<()>> = Arc::default();
+        let free = Arc::clone(&held);
         tokio::spawn(async move {
             let mut rng = StdRng::seed_from_u64(seed);
             while let Some((op, reply)) = ops.recv().await {
                 if slow && rng.random_bool(0.3) {
                     tokio::time::sleep(Duration::from_micros(rng.random_range(0..2000))).await;
                 }
+                let _free = free.lock().await;
                 let result = namespace::apply(&mut *server.lock(), SESSION, &op);
                 applied_sender.send_modify(|count| *count += 1);
                 if slow && rng.random_bool(0.3) {
@@ -73,6 +81,8 @@ impl FakeMeta {
             lease: Mutex::new(DataLease::Cached),
             generation: AtomicU64::new(1),
             closes: Mutex::default(),
+            session: AtomicU64::new(SESSION.0),
+            held,
             getattrs: AtomicU64::new(0),
         })
     }
@@ -114,7 +124,7 @@ impl MetaClient for FakeMeta {
         now()
     }
     fn session(&self) -> SessionId {
-        SESSION
+        SessionId(self.session.load(Ordering::SeqCst))
     }
     fn try_new_ino(&self) -> Option<Ino> {
         Some(Ino(self.next_ino.fetch_add(1, Ordering::SeqCst)))

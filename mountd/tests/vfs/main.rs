@@ -8,6 +8,7 @@
 mod behaviour;
 mod fake;
 mod model;
+mod session;
 mod shared;
 mod tables;
 

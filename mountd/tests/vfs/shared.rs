@@ -2,19 +2,21 @@
 
 use super::{Mount, small};
 use bytes::Bytes;
-use cairn_common::attr::Caller;
+use cairn_common::attr::{Caller, SetAttr, SetTime, Timestamp};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, Ino};
 use cairn_common::limits::COMMIT_PIECES_MAX;
 use cairn_common::namespace::op::{ExtentData, LockFamily, LockOwner, LockRequest, LockType, OpBody};
 use cairn_common::proto::meta::DataLease;
-use cairn_mountd::client::EventSink;
+use cairn_mountd::client::{EventSink, MetaClient};
 use cairn_mountd::fuse::interrupt::Interrupts;
 use cairn_mountd::fuse::ops::{Fh, FuseOps, WriteAt};
 use cairn_mountd::vfs::VfsConfig;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// A mount that stores nothing before it must, and then as blocks.
 fn lazy() -> Mount {
@@ -32,13 +34,16 @@ impl Mount {
         }
     }
 
-    /// Takes the lease away, in a moment in which what is buffered cannot be stored.
-    async fn recall_with_data_left(&self, ino: Ino, fh: Fh) {
-        // It tries twice.
+    /// Begins to take the lease away, in a moment in which what is buffered cannot be stored.
+    async fn recall_with_data_left(&self, ino: Ino) -> JoinHandle<()> {
         *self.data.failures.lock() = vec![FsError::Io; 2];
-        self.vfs.uncache(ino, 5).await;
-        assert_eq!(self.vfs.try_flush(ino, fh, 1), Some(Err(FsError::Io)));
+        let vfs = Arc::clone(&self.vfs);
+        let recall = tokio::spawn(async move { vfs.uncache(ino, 5).await });
+        while self.data.puts.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(self.stored(ino), b"");
+        recall
     }
 }
 
@@ -51,9 +56,11 @@ async fn an_append_to_a_file_that_became_shared_comes_behind_what_was_buffered()
     let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
     mount.append(ino, fh, b"first, ").await.unwrap();
     mount.vfs.shared(2).await;
-    mount.recall_with_data_left(ino, fh).await;
-    mount.append(ino, fh, b"second").await.unwrap();
+    let recall = mount.recall_with_data_left(ino).await;
+    // Each failure is told once.
+    while mount.append(ino, fh, b"second").await == Err(FsError::Io) {}
     assert_eq!(mount.stored(ino), b"first, second");
+    recall.await.unwrap();
     mount.vfs.shutdown().await.unwrap();
     assert_eq!(mount.stored(ino), b"first, second");
 }
@@ -64,11 +71,70 @@ async fn a_write_to_a_file_that_became_shared_lies_over_what_was_buffered() {
     let made = mount.create("f").await;
     let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
     mount.write(ino, fh, 0, b"399, and more").await.unwrap();
-    mount.recall_with_data_left(ino, fh).await;
-    mount.write(ino, fh, 0, b"400").await.unwrap();
+    let recall = mount.recall_with_data_left(ino).await;
+    while mount.write(ino, fh, 0, b"400").await == Err(FsError::Io) {}
     assert_eq!(mount.stored(ino), b"400, and more");
+    recall.await.unwrap();
     mount.vfs.shutdown().await.unwrap();
     assert_eq!(mount.stored(ino), b"400, and more");
+}
+
+/// Stored later, it would replace what others have written since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_stored_at_a_recall_is_given_up_and_told() {
+    let mount = lazy();
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    mount.write(ino, fh, 0, b"older").await.unwrap();
+    *mount.data.failures.lock() = vec![FsError::NoSpace; 6];
+    mount.vfs.uncache(ino, 5).await;
+    assert!(mount.vfs.try_flush(ino, fh, 1).unwrap().is_err(), "it is told");
+    mount.data.failures.lock().clear();
+    mount.write(ino, fh, 0, b"new").await.unwrap();
+    mount.vfs.shutdown().await.unwrap();
+    assert_eq!(mount.stored(ino), b"new");
+}
+
+/// While its segment's block is on its way, a recall commits the bytes inside the operation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_committed_twice() {
+    let mount = Mount::new(1, false, VfsConfig { flush_after: Duration::from_millis(1), ..small() });
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    // The first put fails, the second comes 100 ms later.
+    *mount.data.failures.lock() = vec![FsError::Unavailable];
+    mount.write(ino, fh, 0, b"once").await.unwrap();
+    while mount.data.puts.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let held = Arc::clone(&mount.meta.held).lock_owned().await;
+    let vfs = Arc::clone(&mount.vfs);
+    let recall = tokio::spawn(async move { vfs.uncache(ino, 5).await });
+    while mount.data.blocks.lock().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(held);
+    recall.await.unwrap();
+    mount.vfs.shutdown().await.unwrap();
+    let log = mount.meta.log.lock();
+    let commits =
+        log.iter().filter_map(|op| if let OpBody::Commit(commit) = &op.body { Some(commit) } else { None });
+    let (carrying, empty): (Vec<_>, Vec<_>) = commits.partition(|commit| !commit.pieces.is_empty());
+    assert_eq!(carrying.len(), 1);
+    assert_eq!(empty.len(), 1, "the block that came too late is told of, so that it is deleted");
+    assert_eq!(mount.meta.maps.lock().deleted.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_do_to_a_shared_file_is_not_hidden_by_an_own_write_before() {
+    let mount = lazy();
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    mount.write(ino, fh, 0, b"mine").await.unwrap();
+    mount.vfs.uncache(ino, 5).await;
+    let times = SetAttr { mtime: Some(SetTime::At(Timestamp { secs: 77, nanos: 0 })), ..SetAttr::default() };
+    mount.meta.submit(&Caller::default(), OpBody::SetAttr { ino, set: times }).await.unwrap();
+    assert_eq!(mount.stat(ino).await.mtime.secs, 77);
 }
 
 /// Opened here again and again while it is written through, and the server says each time that it is
@@ -87,7 +153,7 @@ async fn appends_while_a_file_is_shared_by_turns_are_all_there() {
     });
     for generation in 2..2 + ROUNDS as u64 {
         mount.vfs.uncache(ino, generation).await;
-        mount.meta.generation.store(generation, std::sync::atomic::Ordering::SeqCst);
+        mount.meta.generation.store(generation, Ordering::SeqCst);
         let open = Arc::clone(&mount.vfs).open(Caller::default(), ino, libc::O_RDWR, false);
         let opened = open.await.unwrap();
         mount.vfs.try_release(ino, opened.fh, 0, None).unwrap().unwrap();
