@@ -197,6 +197,8 @@ pub struct FakeData {
     pub gets: AtomicU64,
     /// What the next puts answer instead.
     pub failures: Mutex<Vec<FsError>>,
+    /// Nothing is stored while this is held.
+    pub held: Arc<tokio::sync::Mutex<()>>,
     pub slow: bool,
 }
 
@@ -228,6 +230,7 @@ impl DataClient for FakeData {
         if self.slow {
             tokio::time::sleep(Duration::from_micros(number * 7919 % 3000)).await;
         }
+        let _free = self.held.lock().await;
         if let Some(error) = self.failures.lock().pop() {
             return Err(error);
         }

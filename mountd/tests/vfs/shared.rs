@@ -6,7 +6,7 @@ use cairn_common::attr::{Caller, SetAttr, SetTime, Timestamp};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, Ino};
 use cairn_common::limits::COMMIT_PIECES_MAX;
-use cairn_common::namespace::op::{ExtentData, LockFamily, LockOwner, LockRequest, LockType, OpBody};
+use cairn_common::namespace::op::{ExtentData, LockFamily, LockOwner, LockRequest, LockType, Op, OpBody};
 use cairn_common::proto::meta::DataLease;
 use cairn_mountd::client::{EventSink, MetaClient};
 use cairn_mountd::fuse::interrupt::Interrupts;
@@ -101,17 +101,21 @@ async fn nothing_is_committed_twice() {
     let mount = Mount::new(1, false, VfsConfig { flush_after: Duration::from_millis(1), ..small() });
     let made = mount.create("f").await;
     let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
-    // The first put fails, the second comes 100 ms later.
-    *mount.data.failures.lock() = vec![FsError::Unavailable];
+    let put = Arc::clone(&mount.data.held).lock_owned().await;
+    let held = Arc::clone(&mount.meta.held).lock_owned().await;
     mount.write(ino, fh, 0, b"once").await.unwrap();
     while mount.data.puts.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
     }
-    let held = Arc::clone(&mount.meta.held).lock_owned().await;
     let vfs = Arc::clone(&mount.vfs);
     let recall = tokio::spawn(async move { vfs.uncache(ino, 5).await });
+    let is_commit = |op: &Op| matches!(op.body, OpBody::Commit(_));
+    while !mount.meta.log.lock().iter().any(is_commit) {
+        tokio::task::yield_now().await;
+    }
+    drop(put);
     while mount.data.blocks.lock().is_empty() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
     }
     drop(held);
     recall.await.unwrap();
