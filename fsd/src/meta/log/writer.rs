@@ -106,15 +106,21 @@ impl FileLog {
         if space.available < capacity.saturating_add(self.options.reserve_bytes) {
             return Err(LogError::NoSpace);
         }
-        let old = &writer.segment;
-        old.file.sync_data().map_err(|error| LogError::failed(format!("sync before {name}"), error))?;
-        let header = Header { cluster: self.cluster, first: writer.next, previous: old.chain };
+        if !self.syncer.sync_all() {
+            return Err(failed_before(format!("begin {name}")));
+        }
+        let header = Header { cluster: self.cluster, first: writer.next, previous: writer.segment.chain };
         let segment = Segment::create(&*self.disk, header, capacity)?;
         self.syncer.switch(segment.file.clone());
         writer.segments.push(segment.first);
         writer.segment = segment;
         Ok(())
     }
+}
+
+/// The log is broken already; its failure says by what.
+fn failed_before(what: String) -> LogError {
+    LogError::failed(what, io::Error::other("the log has failed before"))
 }
 
 impl Log for FileLog {
@@ -124,10 +130,7 @@ impl Log for FileLog {
         }
         let mut writer = self.writer.lock();
         if self.syncer.has_failed() {
-            return Err(LogError::failed(
-                "append to the log".into(),
-                io::Error::other("it has failed before"),
-            ));
+            return Err(failed_before("append to the log".into()));
         }
         let result = self.append(&mut writer, entries);
         if let Err(error @ LogError::Failed { .. }) = &result {
