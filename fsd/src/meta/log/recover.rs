@@ -7,7 +7,7 @@
 
 use super::record::{self, Found, Record};
 use super::segment::{self, HEADER, Header, Segment};
-use crate::disk::{Disk, Mapping};
+use crate::disk::{Disk, Mapping, trust_only_the_disk};
 use crate::durable::remove_temporaries;
 use cairn_common::ids::{ClusterId, LogIndex};
 use std::io;
@@ -137,7 +137,7 @@ impl Reader<'_> {
     /// Reads records up to the first that does not fit.
     fn scan(&mut self, first: LogIndex) -> Result<(Tail, Mapping), RecoverError> {
         let name = segment::name(first);
-        let bytes = self.disk.map(&name).map_err(|e| io_error(&name, e))?;
+        let bytes = read_segment(self.disk, &name).map_err(|e| io_error(&name, e))?;
         let (header, mut chain) = Header::decode(&bytes).map_err(|what| corrupt(&name, &what))?;
         self.check_header(&name, first, header)?;
         let mut at = HEADER;
@@ -169,6 +169,13 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+/// What is on the disk, all of it durable: a killed process may have left records un-synced, and one whose
+/// sync failed records that are only in the kernel's memory and will not stay there.
+fn read_segment(disk: &dyn Disk, name: &str) -> io::Result<Mapping> {
+    trust_only_the_disk(&*disk.open(name)?)?;
+    disk.map(name)
 }
 
 fn expected_record(bytes: &[u8], at: usize, index: LogIndex, chain: u32) -> Option<Record<'_>> {
@@ -214,8 +221,7 @@ fn damaged(tail: &Tail, why: &str) -> RecoverError {
 }
 
 impl Tail {
-    /// Cuts what is torn, so that nothing of it is ever taken for a record, and makes the rest durable
-    /// (a killed process may have left it un-synced).
+    /// Cuts what is torn, durably, so that nothing of it is ever taken for a record.
     fn into_segment(self, disk: &dyn Disk) -> io::Result<Segment> {
         let file = disk.open(&segment::name(self.first))?;
         let end = self.end as u64;
@@ -223,8 +229,8 @@ impl Tail {
             file.truncate(end)?;
             file.truncate(self.capacity)?;
             file.allocate(0, self.capacity)?;
+            file.sync_data()?;
         }
-        file.sync_data()?;
         Ok(Segment { file, first: self.first, end, capacity: self.capacity, chain: self.chain })
     }
 }

@@ -52,6 +52,10 @@ impl DiskFile for TellsOnce {
         self.inner.write_at(bufs, offset)
     }
 
+    fn forget_cache(&self) -> io::Result<()> {
+        self.inner.forget_cache()
+    }
+
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.inner.allocate(offset, len)
     }

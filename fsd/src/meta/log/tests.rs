@@ -290,6 +290,34 @@ fn a_failed_sync_or_append_ends_the_log() {
 }
 
 #[test]
+fn what_a_failed_sync_lost_is_not_found_by_the_restart() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(4096, NEVER));
+    propose(&log, 1).unwrap();
+    sync(&log, LogIndex(1));
+    propose(&log, 2).unwrap();
+    disk.fail_once(Call::Sync, 0, io::ErrorKind::Other);
+    log.request_sync(LogIndex(2));
+    wait(|| log.failure().borrow().is_some());
+    // The kernel still shows the entry, though it is nowhere else.
+    let after = disk.kill();
+    assert_eq!(read(&after).unwrap().1, [entry(1)]);
+    assert_eq!(read(&after.power_cycle(1)).unwrap().1, [entry(1)]);
+}
+
+#[test]
+fn what_a_killed_process_left_is_made_durable_by_the_restart() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(4096, NEVER));
+    (1..=5).for_each(|n| assert_eq!(propose(&log, n).unwrap(), LogIndex(n)));
+    let after = disk.kill();
+    assert_eq!(read(&after).unwrap().1.len(), 5);
+    for seed in 0..8 {
+        assert_eq!(read(&after.power_cycle(seed)).unwrap().1.len(), 5);
+    }
+}
+
+#[test]
 fn power_loss_at_any_change_keeps_what_was_durable() {
     for seed in 0..6 {
         for changes in 0.. {
