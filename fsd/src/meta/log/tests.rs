@@ -140,6 +140,26 @@ fn damage_in_what_was_never_synced_is_a_torn_tail() {
     }
 }
 
+/// Whoever may set an extended attribute can put any bytes into an entry.
+#[test]
+fn records_forged_in_a_payload_do_not_stop_recovery() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(4096, NEVER));
+    propose(&log, 1).unwrap();
+    let mut forged = Vec::new();
+    let index = LogIndex(u64::MAX);
+    let everything_synced = LogIndex(u64::MAX - 1);
+    for nonce in [0, 1, u64::MAX] {
+        record::encode(&mut forged, nonce, index, everything_synced, 0, b"forged");
+    }
+    log.propose(&[&forged]).unwrap();
+    log.close();
+    disk.corrupt(&first_segment(), offset_of(2), b"torn");
+    let (recovered, entries) = read(&disk).unwrap();
+    assert_eq!(entries, [entry(1)]);
+    assert!(recovered.cut > 0);
+}
+
 #[test]
 fn segments_follow_each_other() {
     let disk = SimDisk::new();

@@ -59,12 +59,12 @@ impl FileLog {
         let segment = match recovered.segment {
             Some(segment) => segment,
             None => {
-                let header = Header { cluster, first: last.next(), previous: 0 };
+                let header = Header { cluster, first: last.next(), previous: 0, nonce: rand::random() };
                 Segment::create(&*disk, header, options.segment_bytes)?
             }
         };
         let mut segments = recovered.older;
-        segments.push(segment.first);
+        segments.push(segment.header.first);
         let syncer = Syncer::start(segment.file.clone(), last, options.sync_after)
             .map_err(|error| LogError::failed("start the sync thread".into(), error))?;
         let writer = Writer { segment, next: last.next(), segments, buffer: Vec::new() };
@@ -83,7 +83,8 @@ impl FileLog {
         writer.buffer.clear();
         let mut next = first;
         for entry in entries {
-            chain = record::encode(&mut writer.buffer, next, durable, chain, entry);
+            chain =
+                record::encode(&mut writer.buffer, writer.segment.header.nonce, next, durable, chain, entry);
             next = next.next();
         }
         writer.segment.append(&writer.buffer, chain)?;
@@ -109,10 +110,15 @@ impl FileLog {
         if !self.syncer.sync_all() {
             return Err(failed_before(format!("begin {name}")));
         }
-        let header = Header { cluster: self.cluster, first: writer.next, previous: writer.segment.chain };
+        let header = Header {
+            cluster: self.cluster,
+            first: writer.next,
+            previous: writer.segment.chain,
+            nonce: rand::random(),
+        };
         let segment = Segment::create(&*self.disk, header, capacity)?;
         self.syncer.switch(segment.file.clone());
-        writer.segments.push(segment.first);
+        writer.segments.push(segment.header.first);
         writer.segment = segment;
         Ok(())
     }
