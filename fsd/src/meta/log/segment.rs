@@ -128,6 +128,19 @@ impl Segment {
         })
     }
 
+    /// True if it has no record.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.end == HEADER as u64
+    }
+
+    /// The checksum that a segment begun now names as that of the record before it.
+    #[must_use]
+    pub fn link(&self) -> u32 {
+        // One without records is replaced: it has the same name.
+        if self.is_empty() { self.header.previous } else { self.chain }
+    }
+
     /// True if records of `bytes` bytes in all fit.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {

@@ -186,6 +186,49 @@ fn segments_follow_each_other() {
     assert!(refusal_after(&disk, LogIndex(63)).contains("synced entries are lost"));
 }
 
+#[test]
+fn an_empty_segment_that_is_too_small_is_replaced() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(512, NEVER));
+    let big = vec![7; 2000];
+    log.propose(&[&big]).unwrap();
+    assert_eq!(disk.list().unwrap(), [first_segment()]);
+    log.forget(LogIndex(1)).unwrap();
+    log.close();
+    assert_eq!(read(&disk).unwrap().1, [big]);
+}
+
+/// Two segments, the first record of the second one torn; and its index.
+fn torn_behind_a_roll() -> (SimDisk, u64) {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(512, NEVER));
+    let first = (1..).find(|n| propose(&log, *n).is_ok() && disk.list().unwrap().len() == 2).unwrap();
+    log.close();
+    disk.corrupt(&segment::name(LogIndex(first)), segment::HEADER + 2, b"?!");
+    (disk, first)
+}
+
+#[test]
+fn a_recovery_killed_at_any_change_leaves_a_log_that_goes_on() {
+    let (torn, first) = torn_behind_a_roll();
+    for changes in 0.. {
+        let disk = torn.power_cycle(changes);
+        disk.power_off_after(changes);
+        let done = read(&disk).is_ok();
+        let disk = disk.kill();
+        let log = open(&disk, options(512, NEVER));
+        (first..first + 40).for_each(|n| assert_eq!(propose(&log, n).unwrap(), LogIndex(n)));
+        log.close();
+        let (_, entries) = read(&disk).unwrap_or_else(|error| panic!("killed at {changes}: {error}"));
+        assert!(entries.iter().zip(1..).all(|(found, n)| *found == entry(n)));
+        log.forget(LogIndex(first + 20)).unwrap();
+        assert_eq!(read_after(&disk, LogIndex(first + 20)).unwrap().1.len(), 19, "killed at {changes}");
+        if done {
+            break;
+        }
+    }
+}
+
 fn refusal_after(disk: &SimDisk, applied: LogIndex) -> String {
     read_after(disk, applied).map(|_| ()).unwrap_err().to_string()
 }

@@ -99,7 +99,8 @@ impl FileLog {
     }
 
     /// Goes on in a new segment. The old one is synced before, so that only the last segment can end
-    /// in a torn record.
+    /// in a torn record. One that has no record yet and is too small (a recovery that was interrupted
+    /// leaves such) is replaced: the new one takes its name.
     fn roll(&self, writer: &mut Writer, bytes: usize) -> Result<(), LogError> {
         let name = segment::name(writer.next);
         let space = self.disk.space().map_err(|error| LogError::failed("statvfs".into(), error))?;
@@ -113,12 +114,14 @@ impl FileLog {
         let header = Header {
             cluster: self.cluster,
             first: writer.next,
-            previous: writer.segment.chain,
+            previous: writer.segment.link(),
             nonce: rand::random(),
         };
         let segment = Segment::create(&*self.disk, header, capacity)?;
         self.syncer.switch(segment.file.clone());
-        writer.segments.push(segment.header.first);
+        if !writer.segment.is_empty() {
+            writer.segments.push(segment.header.first);
+        }
         writer.segment = segment;
         Ok(())
     }
