@@ -55,6 +55,9 @@ pub trait DiskFile: Send + Sync + 'static {
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize>;
     /// Makes content, and the length needed to read it, durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// Drops what the kernel keeps of the file in memory, so that the next read asks the disk. Bytes that
+    /// were not synced stay.
+    fn forget_cache(&self) -> io::Result<()>;
     /// Reserves space for a range and extends the file (with zeros) to its end: appending into it then
     /// changes no length, which makes each sync cheaper.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
@@ -105,6 +108,14 @@ pub fn read_exact_at(file: &dyn DiskFile, mut buf: &mut [u8], mut offset: u64) -
         buf = &mut buf[count..];
     }
     Ok(())
+}
+
+/// To be called before a file is believed that a process before this one may have written: makes durable
+/// what it left in the kernel's memory, and reads the rest from the disk. After a failed sync the kernel
+/// calls pages clean that never reached the disk, and goes on showing their content to whoever asks.
+pub fn trust_only_the_disk(file: &dyn DiskFile) -> io::Result<()> {
+    file.sync_data()?;
+    file.forget_cache()
 }
 
 /// True if `error` says that the disk is full.

@@ -101,6 +101,11 @@ impl DiskFile for RealFile {
         Ok(fs::fdatasync(&self.fd)?)
     }
 
+    fn forget_cache(&self) -> io::Result<()> {
+        // Without a length: to the end of the file.
+        unless_unsupported(fs::fadvise(&self.fd, 0, None, Advice::DontNeed))
+    }
+
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         unless_unsupported(fs::fallocate(&self.fd, FallocateFlags::empty(), offset, len))
     }
@@ -134,7 +139,8 @@ impl DiskFile for RealFile {
     }
 }
 
-/// Reserving and punching only save space and time: a file system without them serves as well.
+/// Reserving and punching only save space and time, and who keeps no pages has none to forget: a file
+/// system without them serves as well.
 fn unless_unsupported(result: Result<(), Errno>) -> io::Result<()> {
     match result {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
@@ -166,6 +172,7 @@ mod tests {
         file.sync_data().unwrap();
         file.punch(4096, 8192).unwrap();
         file.will_need(0, 4096);
+        file.forget_cache().unwrap();
         let mut bytes = vec![1; 30_010];
         read_exact_at(&*file, &mut bytes, 0).unwrap();
         let expected = |i: usize| u8::from((5..30_005).contains(&i) && !(4096..12_288).contains(&i)) * 7;

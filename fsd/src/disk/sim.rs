@@ -409,6 +409,18 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
+    fn forget_cache(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.check(Call::Read)?;
+        let file = state.file(self.id);
+        let mut content = file.durable.clone();
+        for change in &file.unsynced {
+            change.apply(&mut content, |_| true);
+        }
+        file.content = content;
+        Ok(())
+    }
+
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         state.check(Call::Allocate)?;

@@ -8,6 +8,8 @@ mod recover;
 mod segment;
 mod syncer;
 #[cfg(test)]
+mod syncer_tests;
+#[cfg(test)]
 mod tests;
 mod writer;
 

@@ -3,6 +3,7 @@
 //! Drawn in `docs/formats/log.md`. All numbers are big-endian; records begin at multiples of 8.
 
 use cairn_common::ids::LogIndex;
+use cairn_common::wire::checksum::crc32c_of_parts;
 
 /// Bytes before the payload.
 pub const HEADER: usize = 32;
@@ -31,8 +32,15 @@ pub fn stored_len(payload: usize) -> usize {
     (HEADER + payload).next_multiple_of(ALIGN)
 }
 
-/// Appends a record to `out`, padded; answers its checksum.
-pub fn encode(out: &mut Vec<u8>, index: LogIndex, durable: LogIndex, previous: u32, payload: &[u8]) -> u32 {
+/// Appends a record of the segment with `nonce` to `out`, padded; answers its checksum.
+pub fn encode(
+    out: &mut Vec<u8>,
+    nonce: u64,
+    index: LogIndex,
+    durable: LogIndex,
+    previous: u32,
+    payload: &[u8],
+) -> u32 {
     let start = out.len();
     let length = u32::try_from(payload.len()).expect("the log refuses payloads above PAYLOAD_MAX");
     out.extend_from_slice(&[0; 4]);
@@ -42,10 +50,16 @@ pub fn encode(out: &mut Vec<u8>, index: LogIndex, durable: LogIndex, previous: u
     out.extend_from_slice(&index.0.to_be_bytes());
     out.extend_from_slice(&durable.0.to_be_bytes());
     out.extend_from_slice(payload);
-    let checksum = crc_fast::crc32_iscsi(&out[start + 4..]);
+    let checksum = checksum(nonce, &out[start + 4..]);
     out[start..start + 4].copy_from_slice(&checksum.to_be_bytes());
     out.resize(start + stored_len(payload.len()), 0);
     checksum
+}
+
+/// The nonce is part of it: payloads are what users have written, and one that looks like a record must
+/// not be taken for one when a scan begins in the middle of it.
+fn checksum(nonce: u64, covered: &[u8]) -> u32 {
+    crc32c_of_parts(&[&nonce.to_be_bytes(), covered])
 }
 
 /// What begins at some place of a segment.
@@ -58,9 +72,9 @@ pub enum Found<'a> {
     Bad,
 }
 
-/// Reads what begins at the start of `bytes`, which go to the end of the segment.
+/// Reads what begins at the start of `bytes`, which go to the end of the segment with `nonce`.
 #[must_use]
-pub fn decode(bytes: &[u8]) -> Found<'_> {
+pub fn decode(bytes: &[u8], nonce: u64) -> Found<'_> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else { return Found::Nothing };
     if header.iter().all(|b| *b == 0) {
         return Found::Nothing;
@@ -69,15 +83,15 @@ pub fn decode(bytes: &[u8]) -> Found<'_> {
     if length == 0 || length > PAYLOAD_MAX || length > rest.len() || be32(header, 12) != 0 {
         return Found::Bad;
     }
-    let checksum = be32(header, 0);
-    if crc_fast::crc32_iscsi(&bytes[4..HEADER + length]) != checksum {
+    let stored = be32(header, 0);
+    if checksum(nonce, &bytes[4..HEADER + length]) != stored {
         return Found::Bad;
     }
     Found::Record(Record {
         index: LogIndex(be64(header, 16)),
         durable: LogIndex(be64(header, 24)),
         previous: be32(header, 8),
-        checksum,
+        checksum: stored,
         payload: &rest[..length],
     })
 }
@@ -94,13 +108,15 @@ fn be64(header: &[u8; HEADER], at: usize) -> u64 {
 mod tests {
     use super::*;
 
+    const NONCE: u64 = 0x0011_2233_4455_6677;
+
     #[test]
     fn golden_bytes() {
         let mut out = Vec::new();
-        let checksum = encode(&mut out, LogIndex(0x0102), LogIndex(0x0101), 0xaabb_ccdd, b"hello");
+        let checksum = encode(&mut out, NONCE, LogIndex(0x0102), LogIndex(0x0101), 0xaabb_ccdd, b"hello");
         assert_eq!(&out[..4], &checksum.to_be_bytes());
         let expected = [
-            0x23, 0x45, 0xb8, 0x49, // checksum
+            0xbf, 0xfd, 0x6f, 0x2c, // checksum, nonce first
             0, 0, 0, 5, // length
             0xaa, 0xbb, 0xcc, 0xdd, // checksum of the record before
             0, 0, 0, 0, // reserved
@@ -109,7 +125,7 @@ mod tests {
             b'h', b'e', b'l', b'l', b'o', 0, 0, 0, // payload, padded to 8
         ];
         assert_eq!(out, expected);
-        let Found::Record(record) = decode(&out) else { panic!("no record") };
+        let Found::Record(record) = decode(&out, NONCE) else { panic!("no record") };
         assert_eq!(record.index, LogIndex(0x0102));
         assert_eq!(record.durable, LogIndex(0x0101));
         assert_eq!(record.previous, 0xaabb_ccdd);
@@ -119,19 +135,26 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_noticed() {
         let mut out = Vec::new();
-        encode(&mut out, LogIndex(7), LogIndex(6), 1, b"payload!");
+        encode(&mut out, NONCE, LogIndex(7), LogIndex(6), 1, b"payload!");
         for bit in 0..out.len() * 8 {
             out[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&out), Found::Bad, "bit {bit}");
+            assert_eq!(decode(&out, NONCE), Found::Bad, "bit {bit}");
             out[bit / 8] ^= 1 << (bit % 8);
         }
-        assert!(matches!(decode(&out), Found::Record(_)));
+        assert!(matches!(decode(&out, NONCE), Found::Record(_)));
+    }
+
+    #[test]
+    fn records_of_another_segment_are_bad() {
+        let mut out = Vec::new();
+        encode(&mut out, NONCE, LogIndex(7), LogIndex(6), 1, b"payload!");
+        assert_eq!(decode(&out, NONCE + 1), Found::Bad);
     }
 
     #[test]
     fn zeros_and_short_rests_are_nothing() {
-        assert_eq!(decode(&[0; 64]), Found::Nothing);
-        assert_eq!(decode(&[1; HEADER - 1]), Found::Nothing);
-        assert_eq!(decode(&[]), Found::Nothing);
+        assert_eq!(decode(&[0; 64], NONCE), Found::Nothing);
+        assert_eq!(decode(&[1; HEADER - 1], NONCE), Found::Nothing);
+        assert_eq!(decode(&[], NONCE), Found::Nothing);
     }
 }

@@ -7,7 +7,7 @@
 
 use super::record::{self, Found, Record};
 use super::segment::{self, HEADER, Header, Segment};
-use crate::disk::{Disk, Mapping};
+use crate::disk::{Disk, Mapping, trust_only_the_disk};
 use crate::durable::remove_temporaries;
 use cairn_common::ids::{ClusterId, LogIndex};
 use std::io;
@@ -101,7 +101,7 @@ struct Reader<'a> {
 
 /// How far the good records of a segment go.
 struct Tail {
-    first: LogIndex,
+    header: Header,
     last: LogIndex,
     end: usize,
     chain: u32,
@@ -127,7 +127,7 @@ impl Reader<'_> {
         let written = written_len(rest);
         tail.garbage = written as u64;
         if written > 0
-            && let Some(later) = later_claim(&rest[..written], tail.last.next())
+            && let Some(later) = later_claim(&rest[..written], tail.header.nonce, tail.last.next())
         {
             return Err(damaged(&tail, &format!("entry {later} behind it says that it had been synced")));
         }
@@ -137,12 +137,12 @@ impl Reader<'_> {
     /// Reads records up to the first that does not fit.
     fn scan(&mut self, first: LogIndex) -> Result<(Tail, Mapping), RecoverError> {
         let name = segment::name(first);
-        let bytes = self.disk.map(&name).map_err(|e| io_error(&name, e))?;
+        let bytes = read_segment(self.disk, &name).map_err(|e| io_error(&name, e))?;
         let (header, mut chain) = Header::decode(&bytes).map_err(|what| corrupt(&name, &what))?;
         self.check_header(&name, first, header)?;
         let mut at = HEADER;
         let mut next = first;
-        while let Some(record) = expected_record(&bytes, at, next, chain) {
+        while let Some(record) = expected_record(&bytes, at, header.nonce, next, chain) {
             if record.index > self.applied {
                 (self.visit)(record.index, record.payload)
                     .map_err(|reason| RecoverError::Entry { index: record.index, reason })?;
@@ -153,7 +153,7 @@ impl Reader<'_> {
         }
         let at = at.min(bytes.len());
         let last = LogIndex(next.0 - 1);
-        Ok((Tail { first, last, end: at, chain, capacity: bytes.len() as u64, garbage: 0 }, bytes))
+        Ok((Tail { header, last, end: at, chain, capacity: bytes.len() as u64, garbage: 0 }, bytes))
     }
 
     fn check_header(&self, name: &str, first: LogIndex, header: Header) -> Result<(), RecoverError> {
@@ -171,8 +171,15 @@ impl Reader<'_> {
     }
 }
 
-fn expected_record(bytes: &[u8], at: usize, index: LogIndex, chain: u32) -> Option<Record<'_>> {
-    match record::decode(bytes.get(at..)?) {
+/// What is on the disk, all of it durable: a killed process may have left records un-synced, and one whose
+/// sync failed records that are only in the kernel's memory and will not stay there.
+fn read_segment(disk: &dyn Disk, name: &str) -> io::Result<Mapping> {
+    trust_only_the_disk(&*disk.open(name)?)?;
+    disk.map(name)
+}
+
+fn expected_record(bytes: &[u8], at: usize, nonce: u64, index: LogIndex, chain: u32) -> Option<Record<'_>> {
+    match record::decode(bytes.get(at..)?, nonce) {
         Found::Record(record) if record.index == index && record.previous == chain => Some(record),
         _ => None,
     }
@@ -187,8 +194,9 @@ fn written_len(rest: &[u8]) -> usize {
     (written * ZEROS.len()).min(rest.len())
 }
 
-/// Looks behind a bad record for a good one that says entry `bad` was synced when it was written.
-fn later_claim(rest: &[u8], bad: LogIndex) -> Option<LogIndex> {
+/// Looks behind a bad record for a good one that says entry `bad` was synced when it was written. The
+/// search goes through payloads too; the nonce keeps what users wrote there from being believed.
+fn later_claim(rest: &[u8], nonce: u64, bad: LogIndex) -> Option<LogIndex> {
     (0..rest.len()).step_by(record::ALIGN).find_map(|at| {
         // Cheap tests first: each place of the segment's rest is tried.
         let bytes = &rest[at..];
@@ -197,7 +205,7 @@ fn later_claim(rest: &[u8], bad: LogIndex) -> Option<LogIndex> {
         if index <= bad.0 || durable < bad.0 || durable >= index {
             return None;
         }
-        match record::decode(bytes) {
+        match record::decode(bytes, nonce) {
             Found::Record(record) => Some(record.index),
             _ => None,
         }
@@ -210,21 +218,20 @@ fn corrupt(name: &str, what: &str) -> RecoverError {
 
 fn damaged(tail: &Tail, why: &str) -> RecoverError {
     let what = format!("is damaged at byte {} (entry {}): {why}", tail.end, tail.last.next());
-    corrupt(&segment::name(tail.first), &what)
+    corrupt(&segment::name(tail.header.first), &what)
 }
 
 impl Tail {
-    /// Cuts what is torn, so that nothing of it is ever taken for a record, and makes the rest durable
-    /// (a killed process may have left it un-synced).
+    /// Cuts what is torn, durably, so that nothing of it is ever taken for a record.
     fn into_segment(self, disk: &dyn Disk) -> io::Result<Segment> {
-        let file = disk.open(&segment::name(self.first))?;
+        let file = disk.open(&segment::name(self.header.first))?;
         let end = self.end as u64;
         if self.garbage > 0 {
             file.truncate(end)?;
             file.truncate(self.capacity)?;
             file.allocate(0, self.capacity)?;
+            file.sync_data()?;
         }
-        file.sync_data()?;
-        Ok(Segment { file, first: self.first, end, capacity: self.capacity, chain: self.chain })
+        Ok(Segment { file, header: self.header, end, capacity: self.capacity, chain: self.chain })
     }
 }

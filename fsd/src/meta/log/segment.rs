@@ -22,6 +22,8 @@ pub struct Header {
     pub first: LogIndex,
     /// Checksum of the last record of the segment before; 0 for the first of a log.
     pub previous: u32,
+    /// Random, and never sent to anyone: who does not know it can't make bytes that pass for a record.
+    pub nonce: u64,
 }
 
 impl Header {
@@ -34,6 +36,7 @@ impl Header {
         out[12..28].copy_from_slice(&self.cluster.0.to_be_bytes());
         out[28..36].copy_from_slice(&self.first.0.to_be_bytes());
         out[36..40].copy_from_slice(&self.previous.to_be_bytes());
+        out[40..48].copy_from_slice(&self.nonce.to_be_bytes());
         let checksum = crc_fast::crc32_iscsi(&out[..60]);
         out[60..].copy_from_slice(&checksum.to_be_bytes());
         (out, checksum)
@@ -56,15 +59,22 @@ impl Header {
             return Err("has a damaged header".into());
         }
         let cluster = u128::from_be_bytes(bytes[12..28].try_into().expect("16 bytes"));
-        let first = u64::from_be_bytes(bytes[28..36].try_into().expect("8 bytes"));
-        let header =
-            Header { cluster: ClusterId(cluster), first: LogIndex(first), previous: be32(bytes, 36) };
+        let header = Header {
+            cluster: ClusterId(cluster),
+            first: LogIndex(be64(bytes, 28)),
+            previous: be32(bytes, 36),
+            nonce: be64(bytes, 40),
+        };
         Ok((header, checksum))
     }
 }
 
 fn be32(bytes: &[u8; HEADER], at: usize) -> u32 {
     u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes inside the header"))
+}
+
+fn be64(bytes: &[u8; HEADER], at: usize) -> u64 {
+    u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes inside the header"))
 }
 
 /// The file name of the segment that begins with entry `first`.
@@ -84,7 +94,7 @@ pub fn parse_name(name: &str) -> Option<LogIndex> {
 /// A segment that is written.
 pub struct Segment {
     pub file: Arc<dyn DiskFile>,
-    pub first: LogIndex,
+    pub header: Header,
     /// Where the next record goes.
     pub end: u64,
     /// Bytes set aside.
@@ -103,7 +113,7 @@ impl Segment {
             // Under its name only when whole: a file called `log-*` always has a valid header.
             disk.rename(&temporary, &name)?;
             disk.sync_dir()?;
-            Ok(Segment { file, first: header.first, end: HEADER as u64, capacity, chain })
+            Ok(Segment { file, header, end: HEADER as u64, capacity, chain })
         });
         result.map_err(|error| {
             if !is_full(&error) {
@@ -116,6 +126,19 @@ impl Segment {
                 _ => LogError::NoSpace,
             }
         })
+    }
+
+    /// True if it has no record.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.end == HEADER as u64
+    }
+
+    /// The checksum that a segment begun now names as that of the record before it.
+    #[must_use]
+    pub fn link(&self) -> u32 {
+        // One without records is replaced: it has the same name.
+        if self.is_empty() { self.header.previous } else { self.chain }
     }
 
     /// True if records of `bytes` bytes in all fit.
@@ -133,7 +156,7 @@ impl Segment {
                 Ok(())
             }
             Err(error) if is_full(&error) => self.take_back(records.len()),
-            Err(error) => Err(LogError::failed(format!("append to {}", name(self.first)), error)),
+            Err(error) => Err(LogError::failed(format!("append to {}", name(self.header.first)), error)),
         }
     }
 
@@ -144,7 +167,7 @@ impl Segment {
         let erased = write_all_at(&*self.file, &[&zeros[..len.min(zeros.len())]], self.end);
         match erased {
             Ok(()) => Err(LogError::NoSpace),
-            Err(error) => Err(LogError::failed(format!("take back from {}", name(self.first)), error)),
+            Err(error) => Err(LogError::failed(format!("take back from {}", name(self.header.first)), error)),
         }
     }
 }
@@ -175,7 +198,7 @@ mod tests {
     use crate::disk::sim::{Call, SimDisk};
 
     fn header() -> Header {
-        Header { cluster: ClusterId(0x0a0b), first: LogIndex(0x11), previous: 0x2233_4455 }
+        Header { cluster: ClusterId(0x0a0b), first: LogIndex(0x11), previous: 0x2233_4455, nonce: 0x66_77 }
     }
 
     #[test]
@@ -187,10 +210,11 @@ mod tests {
         expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0a, 0x0b]);
         expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0x11]);
         expected.extend_from_slice(&[0x22, 0x33, 0x44, 0x55]);
-        expected.extend_from_slice(&[0; 20]);
+        expected.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0x66, 0x77]);
+        expected.extend_from_slice(&[0; 12]);
         expected.extend_from_slice(&checksum.to_be_bytes());
         assert_eq!(bytes[..], expected);
-        assert_eq!(checksum, 0xa9d1_c11b);
+        assert_eq!(checksum, 0x266b_d283);
         assert_eq!(Header::decode(&bytes).unwrap(), (header(), checksum));
     }
 

@@ -6,7 +6,9 @@
 //! the oldest entry. It sleeps without any timer once nothing has been appended for so long.
 //!
 //! A failed sync is final: the kernel may have dropped the pages and marked them clean, so a second
-//! sync that succeeds would prove nothing. The log is broken then, and says so.
+//! sync that succeeds would prove nothing. The log is broken then, and says so; nothing is published as
+//! durable any more. The kernel tells an error of writing back only once per open file, so of two syncs
+//! at once one would succeed in vain: whoever syncs the file, also before a new one, needs the turn.
 
 use crate::disk::DiskFile;
 use cairn_common::ids::LogIndex;
@@ -26,6 +28,8 @@ pub struct Syncer {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// Somebody's turn has ended; for who has to have the next.
+    turn_over: Condvar,
     durable: watch::Sender<LogIndex>,
     failure: watch::Sender<Option<String>>,
     after: Duration,
@@ -69,6 +73,7 @@ impl Syncer {
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
+            turn_over: Condvar::new(),
             durable: watch::Sender::new(durable),
             failure: watch::Sender::new(None),
             after,
@@ -110,12 +115,25 @@ impl Syncer {
         self.shared.changed.notify_one();
     }
 
-    /// From now on entries go to `file`; the caller has synced all that went to the one before.
-    pub fn switch(&self, file: Arc<dyn DiskFile>) {
+    /// Makes all that is appended durable on this thread, once nobody else is at it; false if the log is
+    /// broken. Blocks.
+    pub fn sync_all(&self) -> bool {
         let mut state = self.shared.state.lock();
-        state.file = file;
-        state.waiting_since = None;
-        self.shared.publish(state.appended);
+        while state.syncing {
+            self.shared.turn_over.wait(&mut state);
+        }
+        if self.has_failed() {
+            return false;
+        }
+        let turn = self.shared.turn(&mut state);
+        drop(state);
+        turn.sync();
+        !self.has_failed()
+    }
+
+    /// From now on entries go to `file`. All before must be durable, by [`Syncer::sync_all`].
+    pub fn switch(&self, file: Arc<dyn DiskFile>) {
+        self.shared.state.lock().file = file;
     }
 
     /// Entries up to here are on stable storage.
@@ -199,7 +217,11 @@ impl Shared {
         Turn { shared: self, file: state.file.clone(), through: state.appended }
     }
 
-    fn publish(&self, through: LogIndex) {
+    /// Under the lock of the state, as [`Shared::fail`]: after a failure the mark stays where it is.
+    fn publish(&self, _state: &State, through: LogIndex) {
+        if self.failure.borrow().is_some() {
+            return;
+        }
         self.durable.send_if_modified(|durable| {
             let grows = through > *durable;
             *durable = through.max(*durable);
@@ -208,6 +230,7 @@ impl Shared {
     }
 
     fn fail(&self, line: String) {
+        let _state = self.state.lock();
         self.failure.send_if_modified(|failure| {
             let first = failure.is_none();
             failure.get_or_insert(line);
@@ -221,11 +244,7 @@ impl Turn<'_> {
     /// Syncs. Blocks.
     pub fn sync(self) {
         match self.file.sync_data() {
-            // Under the lock, so that the mark never goes back when a switch of files overtakes a sync.
-            Ok(()) => {
-                let _state = self.shared.state.lock();
-                self.shared.publish(self.through);
-            }
+            Ok(()) => self.shared.publish(&self.shared.state.lock(), self.through),
             Err(error) => self.shared.fail(format!("sync of the metadata log failed: {error}")),
         }
     }
@@ -235,6 +254,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         state.syncing = false;
+        self.shared.turn_over.notify_all();
         // Who asked meanwhile is covered by the thread, and so is what was appended.
         if state.wanted > *self.shared.durable.borrow() || state.stop || !state.timed {
             self.shared.changed.notify_one();

@@ -140,6 +140,26 @@ fn damage_in_what_was_never_synced_is_a_torn_tail() {
     }
 }
 
+/// Whoever may set an extended attribute can put any bytes into an entry.
+#[test]
+fn records_forged_in_a_payload_do_not_stop_recovery() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(4096, NEVER));
+    propose(&log, 1).unwrap();
+    let mut forged = Vec::new();
+    let index = LogIndex(u64::MAX);
+    let everything_synced = LogIndex(u64::MAX - 1);
+    for nonce in [0, 1, u64::MAX] {
+        record::encode(&mut forged, nonce, index, everything_synced, 0, b"forged");
+    }
+    log.propose(&[&forged]).unwrap();
+    log.close();
+    disk.corrupt(&first_segment(), offset_of(2), b"torn");
+    let (recovered, entries) = read(&disk).unwrap();
+    assert_eq!(entries, [entry(1)]);
+    assert!(recovered.cut > 0);
+}
+
 #[test]
 fn segments_follow_each_other() {
     let disk = SimDisk::new();
@@ -164,6 +184,49 @@ fn segments_follow_each_other() {
     assert_eq!(segments(), 1);
     assert_eq!(read_after(&disk, LogIndex(62)).unwrap().0.last, LogIndex(62));
     assert!(refusal_after(&disk, LogIndex(63)).contains("synced entries are lost"));
+}
+
+#[test]
+fn an_empty_segment_that_is_too_small_is_replaced() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(512, NEVER));
+    let big = vec![7; 2000];
+    log.propose(&[&big]).unwrap();
+    assert_eq!(disk.list().unwrap(), [first_segment()]);
+    log.forget(LogIndex(1)).unwrap();
+    log.close();
+    assert_eq!(read(&disk).unwrap().1, [big]);
+}
+
+/// Two segments, the first record of the second one torn; and its index.
+fn torn_behind_a_roll() -> (SimDisk, u64) {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(512, NEVER));
+    let first = (1..).find(|n| propose(&log, *n).is_ok() && disk.list().unwrap().len() == 2).unwrap();
+    log.close();
+    disk.corrupt(&segment::name(LogIndex(first)), segment::HEADER + 2, b"?!");
+    (disk, first)
+}
+
+#[test]
+fn a_recovery_killed_at_any_change_leaves_a_log_that_goes_on() {
+    let (torn, first) = torn_behind_a_roll();
+    for changes in 0.. {
+        let disk = torn.power_cycle(changes);
+        disk.power_off_after(changes);
+        let done = read(&disk).is_ok();
+        let disk = disk.kill();
+        let log = open(&disk, options(512, NEVER));
+        (first..first + 40).for_each(|n| assert_eq!(propose(&log, n).unwrap(), LogIndex(n)));
+        log.close();
+        let (_, entries) = read(&disk).unwrap_or_else(|error| panic!("killed at {changes}: {error}"));
+        assert!(entries.iter().zip(1..).all(|(found, n)| *found == entry(n)));
+        log.forget(LogIndex(first + 20)).unwrap();
+        assert_eq!(read_after(&disk, LogIndex(first + 20)).unwrap().1.len(), 19, "killed at {changes}");
+        if done {
+            break;
+        }
+    }
 }
 
 fn refusal_after(disk: &SimDisk, applied: LogIndex) -> String {
@@ -286,6 +349,34 @@ fn a_failed_sync_or_append_ends_the_log() {
         assert!(matches!(propose(&log, 3), Err(LogError::Failed { .. })));
         assert_eq!(*log.durable().borrow(), LogIndex(1));
         log.close();
+    }
+}
+
+#[test]
+fn what_a_failed_sync_lost_is_not_found_by_the_restart() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(4096, NEVER));
+    propose(&log, 1).unwrap();
+    sync(&log, LogIndex(1));
+    propose(&log, 2).unwrap();
+    disk.fail_once(Call::Sync, 0, io::ErrorKind::Other);
+    log.request_sync(LogIndex(2));
+    wait(|| log.failure().borrow().is_some());
+    // The kernel still shows the entry, though it is nowhere else.
+    let after = disk.kill();
+    assert_eq!(read(&after).unwrap().1, [entry(1)]);
+    assert_eq!(read(&after.power_cycle(1)).unwrap().1, [entry(1)]);
+}
+
+#[test]
+fn what_a_killed_process_left_is_made_durable_by_the_restart() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(4096, NEVER));
+    (1..=5).for_each(|n| assert_eq!(propose(&log, n).unwrap(), LogIndex(n)));
+    let after = disk.kill();
+    assert_eq!(read(&after).unwrap().1.len(), 5);
+    for seed in 0..8 {
+        assert_eq!(read(&after.power_cycle(seed)).unwrap().1.len(), 5);
     }
 }
 

@@ -59,12 +59,12 @@ impl FileLog {
         let segment = match recovered.segment {
             Some(segment) => segment,
             None => {
-                let header = Header { cluster, first: last.next(), previous: 0 };
+                let header = Header { cluster, first: last.next(), previous: 0, nonce: rand::random() };
                 Segment::create(&*disk, header, options.segment_bytes)?
             }
         };
         let mut segments = recovered.older;
-        segments.push(segment.first);
+        segments.push(segment.header.first);
         let syncer = Syncer::start(segment.file.clone(), last, options.sync_after)
             .map_err(|error| LogError::failed("start the sync thread".into(), error))?;
         let writer = Writer { segment, next: last.next(), segments, buffer: Vec::new() };
@@ -83,7 +83,8 @@ impl FileLog {
         writer.buffer.clear();
         let mut next = first;
         for entry in entries {
-            chain = record::encode(&mut writer.buffer, next, durable, chain, entry);
+            chain =
+                record::encode(&mut writer.buffer, writer.segment.header.nonce, next, durable, chain, entry);
             next = next.next();
         }
         writer.segment.append(&writer.buffer, chain)?;
@@ -98,7 +99,8 @@ impl FileLog {
     }
 
     /// Goes on in a new segment. The old one is synced before, so that only the last segment can end
-    /// in a torn record.
+    /// in a torn record. One that has no record yet and is too small (a recovery that was interrupted
+    /// leaves such) is replaced: the new one takes its name.
     fn roll(&self, writer: &mut Writer, bytes: usize) -> Result<(), LogError> {
         let name = segment::name(writer.next);
         let space = self.disk.space().map_err(|error| LogError::failed("statvfs".into(), error))?;
@@ -106,15 +108,28 @@ impl FileLog {
         if space.available < capacity.saturating_add(self.options.reserve_bytes) {
             return Err(LogError::NoSpace);
         }
-        let old = &writer.segment;
-        old.file.sync_data().map_err(|error| LogError::failed(format!("sync before {name}"), error))?;
-        let header = Header { cluster: self.cluster, first: writer.next, previous: old.chain };
+        if !self.syncer.sync_all() {
+            return Err(failed_before(format!("begin {name}")));
+        }
+        let header = Header {
+            cluster: self.cluster,
+            first: writer.next,
+            previous: writer.segment.link(),
+            nonce: rand::random(),
+        };
         let segment = Segment::create(&*self.disk, header, capacity)?;
         self.syncer.switch(segment.file.clone());
-        writer.segments.push(segment.first);
+        if !writer.segment.is_empty() {
+            writer.segments.push(segment.header.first);
+        }
         writer.segment = segment;
         Ok(())
     }
+}
+
+/// The log is broken already; its failure says by what.
+fn failed_before(what: String) -> LogError {
+    LogError::failed(what, io::Error::other("the log has failed before"))
 }
 
 impl Log for FileLog {
@@ -124,10 +139,7 @@ impl Log for FileLog {
         }
         let mut writer = self.writer.lock();
         if self.syncer.has_failed() {
-            return Err(LogError::failed(
-                "append to the log".into(),
-                io::Error::other("it has failed before"),
-            ));
+            return Err(failed_before("append to the log".into()));
         }
         let result = self.append(&mut writer, entries);
         if let Err(error @ LogError::Failed { .. }) = &result {

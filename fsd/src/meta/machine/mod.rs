@@ -293,6 +293,12 @@ impl Machine {
         self.inner.shared.published.read().state.epoch
     }
 
+    /// Entries up to here are decided: no snapshot read so far has anything of a later one.
+    #[must_use]
+    pub fn decided(&self) -> LogIndex {
+        self.inner.shared.log.committed()
+    }
+
     #[must_use]
     pub fn progress(&self) -> Progress {
         let durable = *self.inner.shared.durable.borrow();

@@ -10,7 +10,7 @@ use super::checkpoint;
 use super::core::{CheckpointState, Core, Shared, apply_all};
 use super::published::Published;
 use super::{Machine, MachineConfig, OpenError, Owned};
-use crate::disk::{Disk, RealDisk};
+use crate::disk::{Disk, RealDisk, trust_only_the_disk};
 use crate::durable::{DirLock, TEMPORARY, create_dir_all, remove_temporaries};
 use crate::meta::apply::{Command, Fatal, Sessions};
 use crate::meta::log::{FileLog, Log, LogOptions, RecoverError, recover};
@@ -126,6 +126,8 @@ fn open_store(disk: &dyn Disk, config: &MachineConfig, birth: &Birth) -> Result<
         }
         Err(error) => return Err(failed(error)),
     };
+    // A checkpoint whose sync failed must not be found here, and then lost.
+    trust_only_the_disk(&*file).map_err(failed)?;
     Ok(Store::open(file, config.cache_bytes)?)
 }
 

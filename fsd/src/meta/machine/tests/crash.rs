@@ -174,6 +174,26 @@ async fn a_failing_disk_stops_the_machine() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_whose_sync_failed_is_not_found_by_the_restart() {
+    let disk = SimDisk::new();
+    let (machine, session, mut random) = begin(&disk, 2).await.unwrap();
+    batch(&machine, session, 1, random.ops(30)).await.unwrap();
+    let progress = machine.progress();
+    machine.sync(progress.applied).await.unwrap();
+    let before = dump(&machine);
+    // redb syncs its pages first, then the header that names them.
+    disk.fail_once(Call::Sync, 1, io::ErrorKind::Other);
+    machine.checkpoint();
+    assert!(machine.failed().await.contains("checkpoint"));
+    // The kernel still shows the new tables.
+    let killed = disk.kill();
+    drop(machine);
+    let machine = open_on(&killed).unwrap();
+    assert_eq!(machine.progress().checkpoint, progress.checkpoint);
+    assert_eq!(dump(&machine), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_growth_but_not_removal() {
     let disk = SimDisk::new();
     let config = MachineConfig { reserve_bytes: 1 << 20, ..config() };

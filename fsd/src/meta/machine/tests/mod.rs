@@ -2,6 +2,7 @@
 //! The machine from end to end: what is answered is there after a restart, once.
 
 mod crash;
+mod dead_blocks;
 mod decided_later;
 mod random;
 mod twin;
