@@ -37,6 +37,9 @@ pub const BATCH_BYTES_MAX: usize = 2 << 20;
 pub const COMMIT_PIECES_MAX: usize = 16_384;
 /// Most extents that one reply carries; more are paged.
 pub const EXTENTS_PER_REPLY: usize = 4096;
+/// A reply takes no more extents once they hold so many bytes of data themselves. The last one may be as
+/// large as an operation: with it, and with all others, the reply is below [`FRAME_HEADER_MAX`].
+pub const INLINE_BYTES_PER_REPLY: usize = 1 << 20;
 /// Most bytes of names in one page of a directory.
 pub const READDIR_PAGE_MAX: usize = 256 << 10;
 /// How many inode numbers a session gets at a time.

@@ -7,7 +7,10 @@ use super::{ROOT, World};
 use crate::attr::{SetAttr, Timestamp};
 use crate::error::FsError;
 use crate::ids::{BlockRef, Ino, VolumeId};
-use crate::limits::{EXTENTS_PER_REPLY, FILE_SIZE_MAX};
+use crate::limits::{
+    BATCH_BYTES_MAX, EXTENTS_PER_REPLY, FILE_SIZE_MAX, FRAME_HEADER_MAX, INLINE_BYTES_PER_REPLY,
+};
+use crate::wire::codec::encode;
 use bytes::Bytes;
 
 fn block(sequence: u32) -> BlockRef {
@@ -188,6 +191,46 @@ fn pages_of_extents_end_where_the_next_begins() {
     assert_eq!((page.extents.len(), page.end), (EXTENTS_PER_REPLY, (count - 1) * 2));
     let rest = extents(&world.twin, file, page.end, u64::MAX).unwrap();
     assert_eq!((rest.extents.len(), rest.end), (1, u64::MAX));
+}
+
+/// A file of small synchronous writes has its data in its extents: pages are bounded by that, too.
+#[test]
+fn pages_of_inline_extents_fit_a_reply_and_lead_to_the_end() {
+    const EACH: usize = 8 << 10;
+    const SIZE: u64 = 10 << 20;
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    for offset in (0..SIZE).step_by(EACH) {
+        let data = ExtentData::Inline(Bytes::from(vec![offset.to_be_bytes()[5]; EACH]));
+        let extent = Extent { offset, length: EACH as u64, data };
+        world.apply(commit(vec![], vec![Piece { ino: file, extent }])).unwrap();
+    }
+    let (mut at, mut pages) = (0, 0);
+    while at < SIZE {
+        let page = extents(&world.twin, file, at, u64::MAX).unwrap();
+        assert!(encode(&page).unwrap().len() < INLINE_BYTES_PER_REPLY + (64 << 10));
+        let offsets: Vec<u64> = page.extents.iter().map(|extent| extent.offset).collect();
+        assert_eq!(offsets, (at..page.end.min(SIZE)).step_by(EACH).collect::<Vec<_>>());
+        (at, pages) = (page.end, pages + 1);
+    }
+    assert_eq!(pages, 10);
+}
+
+#[test]
+fn an_extent_as_large_as_an_operation_is_a_page() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    for offset in [0, INLINE_BYTES_PER_REPLY - 1, BATCH_BYTES_MAX * 2] {
+        let length = if offset == 0 { INLINE_BYTES_PER_REPLY - 1 } else { BATCH_BYTES_MAX };
+        let data = ExtentData::Inline(Bytes::from(vec![7; length]));
+        let extent = Extent { offset: offset as u64, length: length as u64, data };
+        world.apply(commit(vec![], vec![Piece { ino: file, extent }])).unwrap();
+    }
+    let page = extents(&world.twin, file, 0, u64::MAX).unwrap();
+    assert_eq!((page.extents.len(), page.end), (2, 2 * BATCH_BYTES_MAX as u64));
+    assert!(encode(&page).unwrap().len() < FRAME_HEADER_MAX);
+    let page = extents(&world.twin, file, page.end, u64::MAX).unwrap();
+    assert_eq!((page.extents.len(), page.end), (1, u64::MAX));
 }
 
 #[test]
