@@ -4,12 +4,12 @@
 mod data_common;
 
 use cairn_common::error::FsError;
-use cairn_common::ids::BlockRef;
+use cairn_common::ids::{BlockRef, VolumeId};
 use cairn_common::proto::data::GetRequest;
 use cairn_common::wire::checksum::verify_pieces;
 use cairn_fsd::data::Store;
 use cairn_fsd::disk::Disk;
-use cairn_fsd::disk::sim::SimDisk;
+use cairn_fsd::disk::sim::{Call, SimDisk};
 use data_common::{Ids, content, open, put_request, read_all};
 use std::sync::Arc;
 
@@ -108,7 +108,7 @@ async fn broken_tombstones_forget_deletes_but_nothing_else() {
     let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
     let blocks = ten_blocks(&disk, &ids, true).await;
     let store = open(&disk, VOLUME, &ids).await.unwrap();
-    store.delete(vec![blocks[2], blocks[5]]).await.unwrap();
+    store.delete(vec![blocks[2], blocks[5]]).await.all().unwrap();
     store.stop().await.unwrap();
     drop(store);
     let log = volume_file(blocks[0]).replace(".cv", ".cd");
@@ -116,9 +116,49 @@ async fn broken_tombstones_forget_deletes_but_nothing_else() {
     let store = open(&disk, VOLUME, &ids).await.unwrap();
     // The header is broken, the records are not.
     check(&store, &blocks, &[2, 5]).await;
-    store.delete(vec![blocks[7]]).await.unwrap();
+    store.delete(vec![blocks[7]]).await.all().unwrap();
     store.stop().await.unwrap();
     drop(store);
     let store = open(&disk.power_cycle(3), VOLUME, &ids).await.unwrap();
     check(&store, &blocks, &[2, 5, 7]).await;
+}
+
+/// The metadata daemon forgets what is confirmed, so nothing is confirmed for a volume that is only out of
+/// service; one whose file is gone has no blocks.
+#[tokio::test]
+async fn deletes_are_not_confirmed_for_a_volume_that_is_not_open() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let blocks = ten_blocks(&disk, &ids, true).await;
+    let lost = BlockRef { volume: VolumeId(999), ..blocks[0] };
+    let superblock = disk.map(&volume_file(blocks[0])).unwrap()[30..34].to_vec();
+    disk.corrupt(&volume_file(blocks[0]), 30, &[0xff; 4]);
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    let later = store.put(put_request(content(1, 10))).await.unwrap();
+    let deleted = store.delete(vec![blocks[0], lost, later]).await;
+    assert_eq!(deleted.gone, [later, lost]);
+    assert_eq!(deleted.failed, Some(FsError::Io));
+    store.stop().await.unwrap();
+    drop(store);
+
+    // Back in service, it is asked for again.
+    disk.corrupt(&volume_file(blocks[0]), 30, &superblock);
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    assert_eq!(store.delete(vec![blocks[0]]).await.gone, [blocks[0]]);
+    check(&store, &blocks, &[0]).await;
+}
+
+#[tokio::test]
+async fn a_volume_that_cannot_delete_keeps_no_other_from_it() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let first = ten_blocks(&disk, &ids, true).await;
+    // The next volume is another one.
+    disk.corrupt(&volume_file(first[0]), header_of(9) + 20, &[0xff; 4]);
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    let second = store.put(put_request(content(50, LENGTH))).await.unwrap();
+    assert!(second.volume > first[0].volume);
+    disk.fail_once(Call::Write, 0, std::io::ErrorKind::Other);
+    let deleted = store.delete(vec![second, first[1], first[2]]).await;
+    assert_eq!((deleted.gone, deleted.failed), (vec![second], Some(FsError::Io)));
+    assert_eq!(store.delete(first[1..3].to_vec()).await.gone, first[1..3]);
+    check(&store, &first[..5], &[1, 2]).await;
 }
