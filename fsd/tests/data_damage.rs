@@ -162,3 +162,49 @@ async fn a_volume_that_cannot_delete_keeps_no_other_from_it() {
     assert_eq!(store.delete(first[1..3].to_vec()).await.gone, first[1..3]);
     check(&store, &first[..5], &[1, 2]).await;
 }
+
+/// A mapping over a bad sector kills the daemon, at each start: so the index is read first. What is read
+/// only once is not mapped at all.
+#[tokio::test]
+async fn an_index_that_cannot_be_read_is_made_again() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let blocks = ten_blocks(&disk, &ids, true).await;
+    // Damage has the volume sealed at the next start.
+    disk.corrupt(&volume_file(blocks[0]), header_of(3) + 20, &[0xff; 4]);
+    let index = volume_file(blocks[0]).replace(".cv", ".ci");
+    let made = async |store: Arc<Store>| {
+        let sealed = async || {
+            let volumes = store.stat().await.unwrap().volumes;
+            volumes.iter().any(|volume| volume.volume == blocks[0].volume && volume.sealed)
+        };
+        for _ in 0..1000 {
+            if sealed().await {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert!(sealed().await, "sealed by its index");
+        check(&store, &blocks, &[3]).await;
+        store.stop().await.unwrap();
+    };
+    made(open(&disk, VOLUME, &ids).await.unwrap()).await;
+    let good = disk.map(&index).unwrap().to_vec();
+
+    disk.make_unreadable(&index);
+    made(open(&disk, VOLUME, &ids).await.unwrap()).await;
+    assert!(disk.map(&index).unwrap()[..] == good, "a new file of the same content");
+}
+
+#[tokio::test]
+async fn tombstones_that_cannot_be_read_take_their_volume_out_of_service_only() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let blocks = ten_blocks(&disk, &ids, true).await;
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    store.delete(vec![blocks[2]]).await.all().unwrap();
+    store.stop().await.unwrap();
+    drop(store);
+    disk.make_unreadable(&volume_file(blocks[0]).replace(".cv", ".cd"));
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    assert_eq!(read_all(&store, blocks[0]).await, Err(FsError::NotFound));
+    assert_ne!(store.put(put_request(content(1, 10))).await.unwrap().volume, blocks[0].volume);
+}
