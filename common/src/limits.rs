@@ -42,6 +42,9 @@ pub const EXTENTS_PER_REPLY: usize = 4096;
 pub const INLINE_BYTES_PER_REPLY: usize = 1 << 20;
 /// Most bytes of names in one page of a directory.
 pub const READDIR_PAGE_MAX: usize = 256 << 10;
+/// Most files that one mount has open (or still dirty) at a time: when it takes its session up again it names
+/// all of them in one frame, at most 19 bytes each.
+pub const OPENS_MAX: usize = 200_000;
 /// How many inode numbers a session gets at a time.
 pub const INO_RANGE: u64 = 1 << 16;
 /// Most extents that one operation removes from a reaped inode; the rest goes in the next.

@@ -21,6 +21,7 @@ use super::lock_wait::LockWaiters;
 use super::recall::{EventRef, Recalls, WaitId};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, SessionId};
+use cairn_common::limits::OPENS_MAX;
 use cairn_common::proto::meta::{CloseItem, DataLease, Event, EventBody, OpenState};
 use std::collections::{BTreeMap, HashMap};
 
@@ -284,6 +285,11 @@ impl Leases {
     pub fn open(&mut self, session: SessionId, ino: Ino, write: bool) -> FsResult<Opened> {
         if self.reaping.get(&ino) == Some(&Reaping::Begun) {
             return Err(FsError::Stale);
+        }
+        let holds = self.files.get_mut(&ino).is_some_and(|file| file.of(session).is_some());
+        if !holds && self.open_files(session) >= OPENS_MAX as u64 {
+            // With more, the mount could not take its session up again.
+            return Err(FsError::TooManyOpen);
         }
         self.add(session, ino, 1, u32::from(write));
         let file = self.files.entry(ino).or_default();

@@ -92,6 +92,19 @@ fn looking_flushes_the_writer_once_for_many_files() {
 }
 
 #[test]
+fn a_session_opens_no_more_files_than_it_can_name_when_it_comes_back() {
+    let mut leases = two();
+    for ino in 0..OPENS_MAX as u64 {
+        leases.open(A, Ino(100 + ino), false).unwrap();
+    }
+    assert_eq!(leases.open(A, FILE, false), Err(FsError::TooManyOpen));
+    assert!(leases.open(A, Ino(100), true).is_ok(), "no further file");
+    assert!(leases.open(B, FILE, false).is_ok(), "each has its own bound");
+    leases.close(A, CloseItem { ino: Ino(101), opens: 1, writers: 0 });
+    assert!(leases.open(A, FILE, false).is_ok());
+}
+
+#[test]
 fn settled_grows_when_writes_stop_being_cached() {
     let mut leases = two();
     leases.open(A, FILE, true).unwrap();

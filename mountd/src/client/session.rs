@@ -14,6 +14,7 @@ use bytes::Bytes;
 use cairn_common::attr::{Attr, Caller, Timestamp};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Epoch, Ino, Seq, SessionId};
+use cairn_common::limits::OPENS_MAX;
 use cairn_common::namespace::op::{LockRequest, Name, Op, OpBody};
 use cairn_common::namespace::tables::HeldLock;
 use cairn_common::proto::meta::{
@@ -223,6 +224,12 @@ impl Session {
                 Ok(attached_of(live, &reply))
             }
             Err(FsError::Evicted) => self.start_anew(live, sink).await,
+            // Files that it makes are not refused, so it can have more open than it can name: then it would
+            // be refused each time, until it is evicted.
+            Err(FsError::TooBig) => {
+                tracing::error!(target: "cairn", "more than {OPENS_MAX} files are open: the session cannot be taken up again");
+                self.start_anew(live, sink).await
+            }
             Err(error) => Err(error),
         }
     }
