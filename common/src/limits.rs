@@ -6,6 +6,9 @@ pub const NAME_MAX: usize = 255;
 pub const SYMLINK_MAX: usize = 4095;
 /// Largest file size: what `off_t` can say.
 pub const FILE_SIZE_MAX: u64 = i64::MAX as u64;
+/// Most bytes that the files of one file system hold together, once space is set aside: far more than there are
+/// disks for, and far below where sums of them would overflow.
+pub const ALLOCATED_MAX: u64 = 1 << 60;
 /// Largest number of names of one inode, as ext4 on 64 KiB blocks rounds it; fits any 32-bit `nlink_t`.
 pub const LINK_MAX: u32 = 65_000;
 /// Largest extended attribute value (Linux: XATTR_SIZE_MAX).

@@ -39,6 +39,8 @@ pub struct FakeMeta {
     pub closes: Mutex<Vec<CloseItem>>,
     /// Calls of `getattr`.
     pub getattrs: AtomicU64,
+    /// What `statfs` says is free.
+    pub available: AtomicU64,
 }
 
 impl FakeMeta {
@@ -74,6 +76,7 @@ impl FakeMeta {
             generation: AtomicU64::new(1),
             closes: Mutex::default(),
             getattrs: AtomicU64::new(0),
+            available: AtomicU64::new(1 << 40),
         })
     }
 
@@ -148,7 +151,8 @@ impl MetaClient for FakeMeta {
         namespace::test_lock(&*self.maps.lock(), SESSION, ino, &lock)
     }
     async fn statfs(&self) -> FsResult<FsStat> {
-        Ok(FsStat { totals: self.maps.lock().totals()?, ..FsStat::default() })
+        let (available, totals) = (self.available.load(Ordering::SeqCst), self.maps.lock().totals()?);
+        Ok(FsStat { capacity: available, available, totals })
     }
     async fn open(&self, ino: Ino, _write: bool) -> FsResult<OpenReply> {
         self.pause().await;

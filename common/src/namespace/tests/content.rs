@@ -8,7 +8,8 @@ use crate::attr::{SetAttr, Timestamp};
 use crate::error::FsError;
 use crate::ids::{BlockRef, Ino, VolumeId};
 use crate::limits::{
-    BATCH_BYTES_MAX, EXTENTS_PER_REPLY, FILE_SIZE_MAX, FRAME_HEADER_MAX, INLINE_BYTES_PER_REPLY,
+    ALLOCATED_MAX, BATCH_BYTES_MAX, EXTENTS_PER_REPLY, FILE_SIZE_MAX, FRAME_HEADER_MAX,
+    INLINE_BYTES_PER_REPLY,
 };
 use crate::wire::codec::encode;
 use bytes::Bytes;
@@ -127,6 +128,33 @@ fn sizes_go_to_the_limit_and_not_beyond() {
     assert_eq!(world.apply(fallocate(allocate, 1, u64::MAX)), Err(FsError::FileTooLarge));
     let insert = FallocateMode::InsertRange;
     assert_eq!(world.apply(fallocate(insert, 0, 4096)), Err(FsError::FileTooLarge));
+}
+
+/// What is set aside is counted without end otherwise, and `df` is wrong for good.
+#[test]
+fn no_more_is_set_aside_than_sums_can_say() {
+    let mut world = World::new();
+    let files: Vec<Ino> = ["a", "b", "c"].iter().map(|name| world.file(ROOT, name)).collect();
+    let modes = [
+        FallocateMode::Allocate { keep_size: true },
+        FallocateMode::ZeroRange { keep_size: true },
+        FallocateMode::Allocate { keep_size: false },
+    ];
+    for (ino, mode) in files.iter().copied().zip(modes) {
+        let body = OpBody::Fallocate { ino, mode, offset: 0, length: FILE_SIZE_MAX };
+        assert_eq!(world.apply(body), Err(FsError::NoSpace));
+    }
+    let fallocate = |ino, mode, offset, length| OpBody::Fallocate { ino, mode, offset, length };
+    let half = ALLOCATED_MAX / 2;
+    world.apply(fallocate(files[0], modes[0], 0, half)).unwrap();
+    world.apply(fallocate(files[1], modes[1], 0, half)).unwrap();
+    assert_eq!(world.apply(fallocate(files[2], modes[0], 0, 1)), Err(FsError::NoSpace));
+    world.apply(fallocate(files[0], modes[0], 0, half)).expect("it is there already");
+    world.apply(fallocate(files[1], modes[1], 0, half)).expect("it is there already");
+    assert_eq!(world.apply(fallocate(files[0], modes[0], 0, half + 1)), Err(FsError::NoSpace));
+    world.apply(fallocate(files[0], FallocateMode::PunchHole, 0, FILE_SIZE_MAX)).unwrap();
+    world.apply(fallocate(files[2], modes[2], 0, half)).unwrap();
+    assert_eq!(world.twin.totals().unwrap().allocated, ALLOCATED_MAX);
 }
 
 /// Space set aside beyond the end would be pushed over the limit.
