@@ -44,5 +44,7 @@ pub fn errno(error: FsError) -> i32 {
         // Both are answers between mount and servers that never reach a program; EIO if they do.
         FsError::OutOfOrder | FsError::Sealed => libc::EIO,
         FsError::Changed => libc::EAGAIN,
+        // The limit is the mount's, not that of one process (EMFILE).
+        FsError::TooManyOpen => libc::ENFILE,
     }
 }

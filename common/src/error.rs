@@ -91,6 +91,9 @@ pub enum FsError {
     /// The compare part of a compare-and-set did not hold.
     #[error("changed meanwhile")]
     Changed,
+    /// The mount has as many files open as it may.
+    #[error("too many open files")]
+    TooManyOpen,
 }
 
 /// Result of a file system operation.

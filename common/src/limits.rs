@@ -6,6 +6,9 @@ pub const NAME_MAX: usize = 255;
 pub const SYMLINK_MAX: usize = 4095;
 /// Largest file size: what `off_t` can say.
 pub const FILE_SIZE_MAX: u64 = i64::MAX as u64;
+/// Most bytes that the files of one file system hold together, once space is set aside: far more than there are
+/// disks for, and far below where sums of them would overflow.
+pub const ALLOCATED_MAX: u64 = 1 << 60;
 /// Largest number of names of one inode, as ext4 on 64 KiB blocks rounds it; fits any 32-bit `nlink_t`.
 pub const LINK_MAX: u32 = 65_000;
 /// Largest extended attribute value (Linux: XATTR_SIZE_MAX).
@@ -37,8 +40,14 @@ pub const BATCH_BYTES_MAX: usize = 2 << 20;
 pub const COMMIT_PIECES_MAX: usize = 16_384;
 /// Most extents that one reply carries; more are paged.
 pub const EXTENTS_PER_REPLY: usize = 4096;
+/// A reply takes no more extents once they hold so many bytes of data themselves. The last one may be as
+/// large as an operation: with it, and with all others, the reply is below [`FRAME_HEADER_MAX`].
+pub const INLINE_BYTES_PER_REPLY: usize = 1 << 20;
 /// Most bytes of names in one page of a directory.
 pub const READDIR_PAGE_MAX: usize = 256 << 10;
+/// Most files that one mount has open (or still dirty) at a time: when it takes its session up again it names
+/// all of them in one frame, at most 19 bytes each.
+pub const OPENS_MAX: usize = 200_000;
 /// How many inode numbers a session gets at a time.
 pub const INO_RANGE: u64 = 1 << 16;
 /// Most extents that one operation removes from a reaped inode; the rest goes in the next.

@@ -67,13 +67,11 @@ impl Model {
 
     async fn delete_some(&mut self, store: &Store, rng: &mut StdRng) {
         let chosen: Vec<BlockRef> = self.blocks.keys().copied().filter(|_| rng.random_bool(0.2)).collect();
-        let result = store.delete(chosen.clone()).await;
+        let gone = store.delete(chosen.clone()).await.gone;
         for block in &chosen {
             let (.., known) = self.blocks.get_mut(block).unwrap();
-            *known = match (result, *known) {
-                (Ok(()), _) | (_, Known::Deleted) => Known::Deleted,
-                _ => Known::MaybeDeleted,
-            };
+            let deleted = gone.contains(block) || matches!(*known, Known::Deleted);
+            *known = if deleted { Known::Deleted } else { Known::MaybeDeleted };
         }
     }
 

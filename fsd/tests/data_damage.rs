@@ -4,12 +4,12 @@
 mod data_common;
 
 use cairn_common::error::FsError;
-use cairn_common::ids::BlockRef;
+use cairn_common::ids::{BlockRef, VolumeId};
 use cairn_common::proto::data::GetRequest;
 use cairn_common::wire::checksum::verify_pieces;
 use cairn_fsd::data::Store;
 use cairn_fsd::disk::Disk;
-use cairn_fsd::disk::sim::SimDisk;
+use cairn_fsd::disk::sim::{Call, SimDisk};
 use data_common::{Ids, content, open, put_request, read_all};
 use std::sync::Arc;
 
@@ -108,7 +108,7 @@ async fn broken_tombstones_forget_deletes_but_nothing_else() {
     let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
     let blocks = ten_blocks(&disk, &ids, true).await;
     let store = open(&disk, VOLUME, &ids).await.unwrap();
-    store.delete(vec![blocks[2], blocks[5]]).await.unwrap();
+    store.delete(vec![blocks[2], blocks[5]]).await.all().unwrap();
     store.stop().await.unwrap();
     drop(store);
     let log = volume_file(blocks[0]).replace(".cv", ".cd");
@@ -116,9 +116,95 @@ async fn broken_tombstones_forget_deletes_but_nothing_else() {
     let store = open(&disk, VOLUME, &ids).await.unwrap();
     // The header is broken, the records are not.
     check(&store, &blocks, &[2, 5]).await;
-    store.delete(vec![blocks[7]]).await.unwrap();
+    store.delete(vec![blocks[7]]).await.all().unwrap();
     store.stop().await.unwrap();
     drop(store);
     let store = open(&disk.power_cycle(3), VOLUME, &ids).await.unwrap();
     check(&store, &blocks, &[2, 5, 7]).await;
+}
+
+/// The metadata daemon forgets what is confirmed, so nothing is confirmed for a volume that is only out of
+/// service; one whose file is gone has no blocks.
+#[tokio::test]
+async fn deletes_are_not_confirmed_for_a_volume_that_is_not_open() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let blocks = ten_blocks(&disk, &ids, true).await;
+    let lost = BlockRef { volume: VolumeId(999), ..blocks[0] };
+    let superblock = disk.map(&volume_file(blocks[0])).unwrap()[30..34].to_vec();
+    disk.corrupt(&volume_file(blocks[0]), 30, &[0xff; 4]);
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    let later = store.put(put_request(content(1, 10))).await.unwrap();
+    let deleted = store.delete(vec![blocks[0], lost, later]).await;
+    assert_eq!(deleted.gone, [later, lost]);
+    assert_eq!(deleted.failed, Some(FsError::Io));
+    store.stop().await.unwrap();
+    drop(store);
+
+    // Back in service, it is asked for again.
+    disk.corrupt(&volume_file(blocks[0]), 30, &superblock);
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    assert_eq!(store.delete(vec![blocks[0]]).await.gone, [blocks[0]]);
+    check(&store, &blocks, &[0]).await;
+}
+
+#[tokio::test]
+async fn a_volume_that_cannot_delete_keeps_no_other_from_it() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let first = ten_blocks(&disk, &ids, true).await;
+    // The next volume is another one.
+    disk.corrupt(&volume_file(first[0]), header_of(9) + 20, &[0xff; 4]);
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    let second = store.put(put_request(content(50, LENGTH))).await.unwrap();
+    assert!(second.volume > first[0].volume);
+    disk.fail_once(Call::Write, 0, std::io::ErrorKind::Other);
+    let deleted = store.delete(vec![second, first[1], first[2]]).await;
+    assert_eq!((deleted.gone, deleted.failed), (vec![second], Some(FsError::Io)));
+    assert_eq!(store.delete(first[1..3].to_vec()).await.gone, first[1..3]);
+    check(&store, &first[..5], &[1, 2]).await;
+}
+
+/// A mapping over a bad sector kills the daemon, at each start: so the index is read first. What is read
+/// only once is not mapped at all.
+#[tokio::test]
+async fn an_index_that_cannot_be_read_is_made_again() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let blocks = ten_blocks(&disk, &ids, true).await;
+    // Damage has the volume sealed at the next start.
+    disk.corrupt(&volume_file(blocks[0]), header_of(3) + 20, &[0xff; 4]);
+    let index = volume_file(blocks[0]).replace(".cv", ".ci");
+    let made = async |store: Arc<Store>| {
+        let sealed = async || {
+            let volumes = store.stat().await.unwrap().volumes;
+            volumes.iter().any(|volume| volume.volume == blocks[0].volume && volume.sealed)
+        };
+        for _ in 0..1000 {
+            if sealed().await {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert!(sealed().await, "sealed by its index");
+        check(&store, &blocks, &[3]).await;
+        store.stop().await.unwrap();
+    };
+    made(open(&disk, VOLUME, &ids).await.unwrap()).await;
+    let good = disk.map(&index).unwrap().to_vec();
+
+    disk.make_unreadable(&index);
+    made(open(&disk, VOLUME, &ids).await.unwrap()).await;
+    assert!(disk.map(&index).unwrap()[..] == good, "a new file of the same content");
+}
+
+#[tokio::test]
+async fn tombstones_that_cannot_be_read_take_their_volume_out_of_service_only() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let blocks = ten_blocks(&disk, &ids, true).await;
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    store.delete(vec![blocks[2]]).await.all().unwrap();
+    store.stop().await.unwrap();
+    drop(store);
+    disk.make_unreadable(&volume_file(blocks[0]).replace(".cv", ".cd"));
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    assert_eq!(read_all(&store, blocks[0]).await, Err(FsError::NotFound));
+    assert_ne!(store.put(put_request(content(1, 10))).await.unwrap().volume, blocks[0].volume);
 }

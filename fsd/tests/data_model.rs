@@ -84,7 +84,7 @@ impl World {
             }
             Step::Delete { which } => {
                 let blocks: Vec<_> = which.into_iter().filter_map(|w| self.pick(w)).collect();
-                self.store.delete(blocks.clone()).await.unwrap();
+                self.store.delete(blocks.clone()).await.all().unwrap();
                 blocks.iter().for_each(|block| self.blocks.get_mut(block).unwrap().2 = false);
             }
             Step::Restart => {

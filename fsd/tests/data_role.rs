@@ -171,6 +171,27 @@ async fn serves_reports_deletes_and_comes_back() {
     daemon.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn confirms_only_what_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = FakeMeta::new(owner());
+    let daemon = Running::start(dir.path(), &meta).await;
+    let put =
+        |stub: DataServiceClient, context| async move { stub.put(context, put_request(content(1, 9))).await };
+    let block = daemon.client(owner().cluster).call(LIMIT, put).await.unwrap();
+    daemon.stop().await;
+    // There is a volume that can't be opened.
+    std::fs::write(dir.path().join("vol-00000999.cv"), b"damaged").unwrap();
+    let closed = BlockRef { volume: VolumeId(0x999), ..block };
+    meta.state.lock().dead = vec![closed, block];
+    let daemon = Running::start(dir.path(), &meta).await;
+    eventually("the other is confirmed", || meta.state.lock().dead == [closed]).await;
+    let before = meta.state.lock().reports;
+    eventually("it was named again", || meta.state.lock().reports > before + 2).await;
+    assert_eq!(meta.state.lock().dead, [closed]);
+    daemon.stop().await;
+}
+
 #[tokio::test]
 async fn another_cluster_is_refused_on_both_sides() {
     let dir = tempfile::tempdir().unwrap();

@@ -76,11 +76,11 @@ async fn only_the_whole_name_finds_a_block() {
         BlockRef { volume: VolumeId(999), ..block },
     ] {
         assert_eq!(read_all(&store, wrong).await.unwrap_err(), FsError::NotFound, "{wrong}");
-        store.delete(vec![wrong]).await.unwrap();
+        store.delete(vec![wrong]).await.all().unwrap();
     }
     assert_eq!(read_all(&store, block).await.unwrap(), content(1, 10));
-    store.delete(vec![block, block]).await.unwrap();
-    store.delete(vec![block]).await.unwrap();
+    store.delete(vec![block, block]).await.all().unwrap();
+    store.delete(vec![block]).await.all().unwrap();
     assert_eq!(read_all(&store, block).await.unwrap_err(), FsError::NotFound);
     let stat = store.stat().await.unwrap();
     let volume = stat.volumes.iter().find(|v| v.volume == block.volume).unwrap();
@@ -116,7 +116,7 @@ async fn full_volumes_are_sealed_and_reopened_by_their_index() {
         blocks.push(store.put(put_request(content(tag, 200_000))).await.unwrap());
     }
     assert!(blocks.last().unwrap().volume > blocks[0].volume);
-    store.delete(vec![blocks[1]]).await.unwrap();
+    store.delete(vec![blocks[1]]).await.all().unwrap();
     let index = format!("vol-{:08x}.ci", blocks[0].volume.0);
     eventually("the first volume is sealed", || disk.map(&index).is_ok()).await;
     store.stop().await.unwrap();
@@ -240,7 +240,7 @@ async fn many_at_once_share_syncs() {
                 blocks.push((block, tag, length));
                 if step % 5 == 4 {
                     let (gone, ..) = blocks.swap_remove(blocks.len() / 2);
-                    store.delete(vec![gone]).await.unwrap();
+                    store.delete(vec![gone]).await.all().unwrap();
                     assert_eq!(read_all(&store, gone).await, Err(FsError::NotFound));
                 }
             }
@@ -279,7 +279,7 @@ async fn works_on_a_real_directory_that_only_one_may_use() {
     for tag in 0..12 {
         blocks.push(store.put(put_request(content(tag, 3 << 20))).await.unwrap());
     }
-    store.delete(vec![blocks[3]]).await.unwrap();
+    store.delete(vec![blocks[3]]).await.all().unwrap();
     check(&store, &blocks).await;
     store.stop().await.unwrap();
     drop(store);

@@ -27,6 +27,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+/// How long the session of a mount that failed may take to end.
+const FAILED_END: Duration = Duration::from_secs(5);
 /// Longest wait for the first answer of a metadata daemon.
 const FIRST_ANSWER: Duration = Duration::from_secs(20);
 /// Longest wait at unmount for what is dirty to be stored, and for the session to end.
@@ -61,6 +63,20 @@ impl Mounted {
 
     async fn set_up(source: &Source, mount_point: &Path, options: &MountOptions) -> Result<Mounted> {
         let session = open_session(source, mount_point, options).await?;
+        let mounted = Mounted::on(Arc::clone(&session), source, mount_point, options).await;
+        if mounted.is_err() {
+            // Left open, it would hold up the next mount until the server has given it up.
+            let _ended = session.end(FAILED_END).await;
+        }
+        mounted
+    }
+
+    async fn on(
+        session: Arc<Session>,
+        source: &Source,
+        mount_point: &Path,
+        options: &MountOptions,
+    ) -> Result<Mounted> {
         let root = find_root(&session, source).await?;
         let data = Identity::new(ServiceKind::Data, ClusterId::default(), ROLE);
         let data = Arc::new(BlockClient::new(Arc::clone(&session), data, options.timeout));

@@ -5,11 +5,11 @@ use super::extents::{collect, cut, join_at, place};
 use super::inode::file;
 use super::ledger::Ledger;
 use super::op::{Extent, ExtentData, FallocateMode, OpReply, OpResult};
-use super::tables::{Inode, Tables};
+use super::tables::{Inode, Read, Tables};
 use crate::attr::{Caller, Timestamp};
 use crate::error::{FsError, FsResult};
 use crate::ids::Ino;
-use crate::limits::FILE_SIZE_MAX;
+use crate::limits::{ALLOCATED_MAX, FILE_SIZE_MAX};
 
 /// `COLLAPSE_RANGE` and `INSERT_RANGE` work on whole blocks of this size, as on ext4.
 const BLOCK: u64 = 4096;
@@ -38,11 +38,14 @@ pub(super) fn fallocate<T: Tables + ?Sized>(
     let mut ledger = Ledger::default();
     match mode {
         FallocateMode::Allocate { keep_size } => {
-            fill(tables, &mut inode, offset, end, &mut ledger)?;
+            let holes = holes(tables, ino, offset, end)?;
+            check_room(tables, &holes)?;
+            fill(tables, &mut inode, holes, &mut ledger)?;
             grow(&mut inode, end, keep_size);
         }
         FallocateMode::PunchHole => cut(tables, &mut inode, offset, end, &mut ledger)?,
         FallocateMode::ZeroRange { keep_size } => {
+            check_room(tables, &holes(tables, ino, offset, end)?)?;
             let zeros = Extent { offset, length, data: ExtentData::Reserved };
             place(tables, &mut inode, zeros, &mut ledger)?;
             grow(&mut inode, end, keep_size);
@@ -75,17 +78,11 @@ fn grow(inode: &mut Inode, end: u64, keep_size: bool) {
     }
 }
 
-/// Sets space aside wherever there is a hole.
-fn fill<T: Tables + ?Sized>(
-    tables: &mut T,
-    inode: &mut Inode,
-    start: u64,
-    end: u64,
-    ledger: &mut Ledger,
-) -> FsResult<()> {
+/// Offset and length of what no extent covers.
+fn holes<T: Read + ?Sized>(tables: &T, ino: Ino, start: u64, end: u64) -> FsResult<Vec<(u64, u64)>> {
     let mut holes = Vec::new();
     let mut at = start;
-    tables.scan_extents(inode.attr.ino, start, end, &mut |extent| {
+    tables.scan_extents(ino, start, end, &mut |extent| {
         if extent.offset > at {
             holes.push((at, extent.offset - at));
         }
@@ -95,6 +92,26 @@ fn fill<T: Tables + ?Sized>(
     if at < end {
         holes.push((at, end - at));
     }
+    Ok(holes)
+}
+
+/// `NoSpace` if so much more cannot be set aside. Asked before anything is changed: sums that have gone wrong
+/// would stay so.
+fn check_room<T: Read + ?Sized>(tables: &T, holes: &[(u64, u64)]) -> FsResult<()> {
+    let mut wanted = tables.totals()?.allocated;
+    for (_, length) in holes {
+        wanted = wanted.checked_add(*length).ok_or(FsError::NoSpace)?;
+    }
+    if wanted <= ALLOCATED_MAX { Ok(()) } else { Err(FsError::NoSpace) }
+}
+
+/// Sets space aside in `holes`.
+fn fill<T: Tables + ?Sized>(
+    tables: &mut T,
+    inode: &mut Inode,
+    holes: Vec<(u64, u64)>,
+    ledger: &mut Ledger,
+) -> FsResult<()> {
     for (offset, length) in holes {
         place(tables, inode, Extent { offset, length, data: ExtentData::Reserved }, ledger)?;
     }

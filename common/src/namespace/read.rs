@@ -3,12 +3,12 @@
 use super::dentry::{self, FIRST_COOKIE};
 use super::inode::{directory, file, named, target};
 use super::locks::{conflict, normalize};
-use super::op::LockRequest;
+use super::op::{Extent, ExtentData, LockRequest};
 use super::tables::{HeldLock, Read};
 use crate::attr::{Attr, FileKind};
 use crate::error::{FsError, FsResult};
 use crate::ids::{Ino, SessionId};
-use crate::limits::{EXTENTS_PER_REPLY, NAME_MAX, READDIR_PAGE_MAX};
+use crate::limits::{EXTENTS_PER_REPLY, INLINE_BYTES_PER_REPLY, NAME_MAX, READDIR_PAGE_MAX};
 use crate::proto::meta::{DirEntry, DirPage, ExtentPage};
 use bytes::Bytes;
 
@@ -102,7 +102,7 @@ pub fn test_lock<T: Read + ?Sized>(
     Ok(conflict(&tables.locks(ino)?, session, &lock).copied())
 }
 
-/// Extents that overlap `start..end`, whole. The page ends early where one more would be too many.
+/// Extents that overlap `start..end`, whole. The page ends early where it is full, but not before it has one.
 pub fn extents<T: Read + ?Sized>(tables: &T, ino: Ino, start: u64, end: u64) -> FsResult<ExtentPage> {
     let inode = file(tables, ino)?;
     let mut page = ExtentPage {
@@ -112,15 +112,25 @@ pub fn extents<T: Read + ?Sized>(tables: &T, ino: Ino, start: u64, end: u64) -> 
         end,
         extents: Vec::new(),
     };
+    let mut inline = 0;
     if inode.attr.allocated > 0 && start < end {
         tables.scan_extents(ino, start, end, &mut |extent| {
-            if page.extents.len() == EXTENTS_PER_REPLY {
+            if page.extents.len() == EXTENTS_PER_REPLY || inline >= INLINE_BYTES_PER_REPLY {
                 page.end = extent.offset;
                 return false;
             }
+            inline += inline_bytes(&extent);
             page.extents.push(extent);
             true
         })?;
     }
     Ok(page)
+}
+
+/// Bytes of data that lie in the extent itself.
+fn inline_bytes(extent: &Extent) -> usize {
+    match &extent.data {
+        ExtentData::Inline(bytes) => bytes.len(),
+        ExtentData::Reserved | ExtentData::Block { .. } => 0,
+    }
 }

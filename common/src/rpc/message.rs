@@ -105,6 +105,9 @@ fn micros(time: Duration) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
     use super::*;
+    use crate::ids::{Ino, SessionId};
+    use crate::limits::{NAME_MAX, OPENS_MAX};
+    use crate::proto::meta::{AttachRequest, ClientInfo, OpenState};
     use proptest::prelude::*;
     use std::time::Instant;
 
@@ -112,6 +115,26 @@ mod tests {
         let mut out = BytesMut::new();
         message.encode(&mut out).unwrap();
         out
+    }
+
+    #[test]
+    fn an_attach_with_all_opens_that_there_may_be_fits_a_frame() {
+        let longest = |length: usize| "x".repeat(length);
+        let client = ClientInfo {
+            host: longest(NAME_MAX),
+            mount_point: longest(4096),
+            version: longest(NAME_MAX),
+            pid: u32::MAX,
+        };
+        let open = |ino| OpenState { ino: Ino(u64::MAX - ino), opens: u32::MAX, writers: u32::MAX };
+        let opens: Vec<OpenState> = (0..OPENS_MAX as u64).map(open).collect();
+        let request = AttachRequest { session: Some(SessionId(u64::MAX)), client, opens: opens.clone() };
+        let call = Request { context: context_within(Duration::MAX), id: u64::MAX, message: request };
+        let bytes = bytes(&ClientMessage::Request(call));
+        let ClientMessage::Request(back) = ClientMessage::<AttachRequest>::decode(&bytes).unwrap() else {
+            panic!("not the request");
+        };
+        assert!(back.message.opens == opens);
     }
 
     #[test]

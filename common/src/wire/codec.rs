@@ -11,9 +11,12 @@ use bincode::error::{DecodeError, EncodeError};
 use bytes::{BufMut, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Refuses to believe in more bytes than a frame's header can have, whatever a length field says.
-type Config = Configuration<LittleEndian, Varint, Limit<FRAME_HEADER_MAX>>;
-const CONFIG: Config = bincode::config::standard().with_limit::<FRAME_HEADER_MAX>();
+/// What bincode may count while it decodes: the width of each number, not the bytes that it took. One byte
+/// may stand for 16 (a `u128`), so no message that fits a frame gets this far; encoded bytes have limits of
+/// their own. It is there for length fields: nobody is believed to send more than this.
+const DECODED_MAX: usize = 16 * FRAME_HEADER_MAX;
+type Config = Configuration<LittleEndian, Varint, Limit<DECODED_MAX>>;
+const CONFIG: Config = bincode::config::standard().with_limit::<DECODED_MAX>();
 
 /// Why a message could not be encoded or decoded.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -71,7 +74,7 @@ fn encode_error(error: &EncodeError) -> CodecError {
 fn decode_error(error: &DecodeError) -> CodecError {
     match error {
         DecodeError::UnexpectedEnd { .. } => CodecError::Truncated,
-        DecodeError::LimitExceeded => CodecError::TooLarge { limit: FRAME_HEADER_MAX },
+        DecodeError::LimitExceeded => CodecError::TooLarge { limit: DECODED_MAX },
         other => CodecError::Malformed(other.to_string()),
     }
 }
@@ -157,6 +160,17 @@ mod tests {
         let error = encode_into(&vec![7_u64; 100], &mut out, 50).unwrap_err();
         assert_eq!(error, CodecError::TooLarge { limit: 50 });
         assert_eq!(&out[..], b"before");
+    }
+
+    /// bincode counts 16 bytes for what takes 3 here.
+    #[test]
+    fn what_fits_when_encoded_is_decoded() {
+        let message = vec![(1_u64, 1_u32, 1_u32); FRAME_HEADER_MAX / 3 - 2];
+        let bytes = encode(&message).unwrap();
+        assert!(decode::<Vec<(u64, u32, u32)>>(&bytes, FRAME_HEADER_MAX).unwrap() == message);
+        let message = vec![1_u128; FRAME_HEADER_MAX - 5];
+        let bytes = encode(&message).unwrap();
+        assert!(decode::<Vec<u128>>(&bytes, FRAME_HEADER_MAX).unwrap() == message);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! registration whose answer was lost gets the same number when it is repeated.
 
 use super::volume::Owner;
-use crate::disk::Disk;
+use crate::disk::{Disk, read_whole};
 use crate::durable;
 use cairn_common::ids::{ClusterId, NodeId};
 use cairn_common::wire::checksum::crc32c_of_parts;
@@ -28,7 +28,7 @@ pub struct Identity {
 impl Identity {
     /// Reads the file; `None` if there is none.
     pub fn load(disk: &dyn Disk) -> io::Result<Option<Identity>> {
-        let bytes = match disk.map(NAME) {
+        let bytes = match read_whole(disk, NAME) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),

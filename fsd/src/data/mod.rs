@@ -16,7 +16,7 @@ pub use identity::Identity;
 pub use link::MetaLink;
 pub use role::{Endpoint, run};
 pub use service::DataServer;
-pub use store::Store;
+pub use store::{Deleted, Store};
 pub use volume::Owner;
 
 use crate::disk::RealDisk;

@@ -177,16 +177,12 @@ impl Reporter {
         let stat = self.store.stat().await?;
         let mut doomed = self.registrar.meta.report(stat, deleted).await?;
         doomed.truncate(DELETES_MAX);
-        if doomed.is_empty() {
-            return Ok(doomed);
-        }
-        match self.store.delete(doomed.clone()).await {
-            Ok(()) => Ok(doomed),
+        let count = doomed.len();
+        let deleted = self.store.delete(doomed).await;
+        if let Some(error) = deleted.failed {
             // They will be named again; a disk that can't delete should still report.
-            Err(error) => {
-                warn!("cannot delete {} blocks: {error}", doomed.len());
-                Ok(Vec::new())
-            }
+            warn!("cannot delete {} of {count} blocks: {error}", count - deleted.gone.len());
         }
+        Ok(deleted.gone)
     }
 }

@@ -34,7 +34,7 @@ impl DataService for DataServer {
     }
 
     async fn delete(self, _: Context, blocks: Vec<BlockRef>) -> FsResult<()> {
-        self.store.delete(blocks).await
+        self.store.delete(blocks).await.all()
     }
 
     async fn stat(self, _: Context) -> FsResult<DataStat> {

@@ -6,7 +6,7 @@
 use super::lanes::{Chore, Lanes, OpenVolumes, PutJob, PutOutcome};
 use super::report::Counters;
 use super::volume::segment::Limits;
-use super::volume::{Condition, Owner, Span, Volume, parse_volume_name};
+use super::volume::{Condition, Owner, Span, Volume, parse_volume_name, volume_name};
 use super::{DataConfig, DataError, VolumeIds};
 use crate::disk::{Disk, is_full};
 use crate::durable::{self, DirLock};
@@ -20,7 +20,7 @@ use cairn_common::wire::Payload;
 use cairn_common::wire::checksum::piece_checksums;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -44,6 +44,22 @@ pub struct Store {
     queue: Mutex<Option<Sender<PutJob>>>,
     lanes: Mutex<Vec<JoinHandle<()>>>,
     _lock: Option<DirLock>,
+}
+
+/// What [`Store::delete`] did.
+#[derive(Debug, Default)]
+pub struct Deleted {
+    /// These are deleted, or never were here.
+    pub gone: Vec<BlockRef>,
+    /// Why others are not.
+    pub failed: Option<FsError>,
+}
+
+impl Deleted {
+    /// `Ok` if all are gone.
+    pub fn all(self) -> FsResult<()> {
+        self.failed.map_or(Ok(()), Err)
+    }
 }
 
 struct Shared {
@@ -173,19 +189,22 @@ impl Store {
         Ok(GetReply { offset: span.offset, checksums: span.checksums, payload })
     }
 
-    /// Deletes blocks; durable on return. Unknown ones are no error.
-    pub async fn delete(&self, blocks: Vec<BlockRef>) -> FsResult<()> {
-        let mut by_volume: HashMap<VolumeId, Vec<BlockRef>> = HashMap::new();
+    /// Deletes blocks; durable on return. Unknown ones count as gone, but what is not known of a volume
+    /// that could not be opened does not: its file may come back into service. What fails in one volume
+    /// keeps no other from being done.
+    pub async fn delete(&self, blocks: Vec<BlockRef>) -> Deleted {
+        let mut by_volume: BTreeMap<VolumeId, Vec<BlockRef>> = BTreeMap::new();
         for block in blocks {
             by_volume.entry(block.volume).or_default().push(block);
         }
+        let mut deleted = Deleted::default();
         for (id, blocks) in by_volume {
-            let Some(volume) = self.shared.volume(id) else { continue };
-            self.shared
-                .on_disk(move || volume.delete(&blocks).map_err(|error| failure(id, &error)))
-                .await??;
+            match self.shared.delete_of(id, blocks.clone()).await {
+                Ok(()) => deleted.gone.extend(blocks),
+                Err(error) => deleted.failed = Some(error),
+            }
         }
-        Ok(())
+        deleted
     }
 
     /// State and counters.
@@ -239,6 +258,25 @@ impl Store {
 impl Shared {
     fn volume(&self, id: VolumeId) -> Option<Arc<Volume>> {
         self.volumes.read().get(&id).cloned()
+    }
+
+    /// Deletes blocks of one volume.
+    async fn delete_of(self: &Arc<Self>, id: VolumeId, blocks: Vec<BlockRef>) -> FsResult<()> {
+        let shared = self.clone();
+        let delete = move || match shared.volume(id) {
+            Some(volume) => volume.delete(&blocks),
+            None => shared.check_absent(id),
+        };
+        self.on_disk(delete).await?.map_err(|error| failure(id, &error))
+    }
+
+    /// An error unless there is no file of the volume, and so nothing to delete.
+    fn check_absent(&self, id: VolumeId) -> io::Result<()> {
+        match self.disk.open(&volume_name(id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(io::Error::other("cannot delete: the volume is not open")),
+        }
     }
 
     async fn read(&self, volume: &Arc<Volume>, span: &Span) -> FsResult<Payload> {

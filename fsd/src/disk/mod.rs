@@ -31,7 +31,8 @@ pub trait Disk: Send + Sync + 'static {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens a file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
-    /// The whole content of a file that nobody changes any more.
+    /// The whole content of a file that nobody changes any more. A part that cannot be read kills the
+    /// process when it is touched, so what is mapped was read before: see [`read_whole`].
     fn map(&self, name: &str) -> io::Result<Mapping>;
     /// Renames, replacing `to`. Durable after [`Disk::sync_dir`].
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
@@ -116,6 +117,15 @@ pub fn read_exact_at(file: &dyn DiskFile, mut buf: &mut [u8], mut offset: u64) -
 pub fn trust_only_the_disk(file: &dyn DiskFile) -> io::Result<()> {
     file.sync_data()?;
     file.forget_cache()
+}
+
+/// The whole content of a file, which is as long as it is said to be now.
+pub fn read_whole(disk: &dyn Disk, name: &str) -> io::Result<Vec<u8>> {
+    let file = disk.open(name)?;
+    let length = usize::try_from(file.len()?).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    let mut bytes = vec![0; length];
+    read_exact_at(&*file, &mut bytes, 0)?;
+    Ok(bytes)
 }
 
 /// True if `error` says that the disk is full.

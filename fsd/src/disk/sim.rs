@@ -75,6 +75,8 @@ struct FileState {
     content: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<Change>,
+    /// It has a bad sector.
+    unreadable: bool,
 }
 
 #[derive(Clone)]
@@ -147,7 +149,7 @@ impl SimDisk {
         let keep = [0.0, 0.5, 0.9, 1.0][rng.random_range(0..4)];
         for id in after.names.values() {
             let content = state.files[id].surviving(keep, &mut rng);
-            let file = FileState { durable: content.clone(), content, unsynced: Vec::new() };
+            let file = FileState { durable: content.clone(), content, ..FileState::default() };
             after.files.insert(*id, file);
         }
         after.durable_names = after.names.clone();
@@ -171,6 +173,13 @@ impl SimDisk {
         let Some(file) = state.files.get_mut(&id) else { return };
         write_into(&mut file.content, offset, bytes);
         write_into(&mut file.durable, offset, bytes);
+    }
+
+    /// The file that has this name now gets a bad sector: reads fail, and who maps it is killed.
+    pub fn make_unreadable(&self, name: &str) {
+        let mut state = self.state.lock();
+        let Some(id) = state.names.get(name).copied() else { return };
+        state.file(id).unreadable = true;
     }
 
     fn file(&self, id: u64) -> Arc<dyn DiskFile> {
@@ -330,7 +339,9 @@ impl Disk for SimDisk {
         let mut state = self.state.lock();
         state.check(Call::Read)?;
         let id = state.lookup(name)?;
-        Ok(Box::new(state.file(id).content.clone()))
+        let file = state.file(id);
+        assert!(!file.unreadable, "SIGBUS: {name} is mapped over a bad sector");
+        Ok(Box::new(file.content.clone()))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -372,7 +383,11 @@ impl DiskFile for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.state.lock();
         state.check(Call::Read)?;
-        let content = &state.file(self.id).content;
+        let file = state.file(self.id);
+        if file.unreadable {
+            return Err(io::Error::other("bad sector"));
+        }
+        let content = &file.content;
         let from = to_index(offset).min(content.len());
         let count = buf.len().min(content.len() - from);
         buf[..count].copy_from_slice(&content[from..from + count]);

@@ -4,7 +4,7 @@
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Epoch, SessionId};
 use cairn_common::proto::meta::MetaServiceClient;
-use cairn_common::rpc::{Live, Reconnecting};
+use cairn_common::rpc::{Live, Reconnecting, fs_error};
 use std::future::Future;
 use std::time::Duration;
 use tarpc::client::RpcError;
@@ -101,6 +101,20 @@ impl Calls {
         }
     }
 
+    /// The call itself failed. An error that says so is an answer about this call, which would be the
+    /// same each time: what was asked or answered does not fit a frame, or the server refused it.
+    fn failed(&self, attached: &Attached, error: &RpcError) -> FsResult<()> {
+        tracing::debug!(%error, "call to the metadata daemon failed");
+        match fs_error(error) {
+            // Whether it happened is unknown, and a fresh start with the server settles what it counts for us.
+            FsError::Unavailable | FsError::TimedOut => {
+                self.broken(attached);
+                Ok(())
+            }
+            answer => Err(answer),
+        }
+    }
+
     async fn call_hard<T, F, Fut>(&self, make: F) -> FsResult<T>
     where
         F: Fn(MetaServiceClient, SessionId) -> Fut,
@@ -109,12 +123,7 @@ impl Calls {
         loop {
             let attached = self.attached().await?;
             match make(attached.client(), attached.session).await {
-                // The call itself failed: whether it happened is unknown, and a fresh start with the
-                // server settles what it counts for us.
-                Err(error) => {
-                    tracing::debug!(%error, "call to the metadata daemon failed");
-                    self.broken(&attached);
-                }
+                Err(error) => self.failed(&attached, &error)?,
                 Ok(Err(FsError::Evicted)) => {
                     self.broken(&attached);
                     return Err(FsError::Evicted);
@@ -123,5 +132,74 @@ impl Calls {
                 Ok(answer) => return answer,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+    use super::*;
+    use bytes::Bytes;
+    use cairn_common::config::Address;
+    use cairn_common::ids::{ClusterId, Ino};
+    use cairn_common::limits::FRAME_HEADER_MAX;
+    use cairn_common::proto::meta::{MetaServiceRequest, MetaServiceResponse};
+    use cairn_common::rpc::{ConnectOptions, Peer, ServeOptions, context_within, serve};
+    use cairn_common::wire::hello::{Identity, ServiceKind};
+    use tarpc::client::Config;
+    use tarpc::server::InFlightRequest;
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+
+    type Request = InFlightRequest<MetaServiceRequest, MetaServiceResponse>;
+
+    /// A server that answers each `getxattr` with the name that was asked for, so many times over.
+    async fn repeating_server(times: usize, shutdown: CancellationToken) -> Address {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let identity = Identity::new(ServiceKind::Meta, ClusterId(1), "test server");
+        let handle = move |request: Request| async move {
+            let answer = tarpc::server::serve(move |_, asked| async move {
+                match asked {
+                    MetaServiceRequest::Getxattr { name, .. } => {
+                        Ok(MetaServiceResponse::Getxattr(Ok(name.repeat(times).into())))
+                    }
+                    other => panic!("not asked here: {other:?}"),
+                }
+            });
+            request.execute(answer).await;
+        };
+        tokio::spawn(serve(listener, ServeOptions::new(identity), shutdown, move |_: Peer| handle));
+        address
+    }
+
+    async fn getxattr(calls: &Calls, name_len: usize) -> FsResult<Bytes> {
+        let name = Bytes::from(vec![b'x'; name_len]);
+        let ask = |client: MetaServiceClient, id| {
+            let name = name.clone();
+            async move { client.getxattr(context_within(CALL_DEADLINE), id, Ino::ROOT, name).await }
+        };
+        calls.call(ask).await
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_a_frame_is_an_error_of_its_call_and_the_session_lives() {
+        let shutdown = CancellationToken::new();
+        let address = repeating_server(2, shutdown.clone()).await;
+        let identity = Identity::new(ServiceKind::Meta, ClusterId(1), "test client");
+        let options = ConnectOptions::new(vec![address], 0, identity);
+        let link =
+            Reconnecting::new(options, |transport| MetaServiceClient::new(Config::default(), transport));
+        let calls = Calls::new(link, Some(Duration::from_secs(20)));
+        let live = calls.link.get().await.unwrap();
+        let attached = Attached { live, session: SessionId(1), epoch: Epoch(1) };
+        calls.state.send_replace(State::Attached(attached));
+
+        assert_eq!(getxattr(&calls, FRAME_HEADER_MAX / 2).await, Err(FsError::Io), "answer too large");
+        assert_eq!(getxattr(&calls, FRAME_HEADER_MAX).await, Err(FsError::TooBig), "request too large");
+        assert_eq!(getxattr(&calls, 3).await.unwrap().len(), 6);
+        assert!(matches!(&*calls.state.borrow(), State::Attached(_)));
+        assert_eq!(calls.link.get().await.unwrap().generation(), 1);
+        shutdown.cancel();
     }
 }

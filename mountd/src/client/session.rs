@@ -14,6 +14,7 @@ use bytes::Bytes;
 use cairn_common::attr::{Attr, Caller, Timestamp};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Epoch, Ino, Seq, SessionId};
+use cairn_common::limits::OPENS_MAX;
 use cairn_common::namespace::op::{LockRequest, Name, Op, OpBody};
 use cairn_common::namespace::tables::HeldLock;
 use cairn_common::proto::meta::{
@@ -79,7 +80,7 @@ impl Session {
     /// Opens a new session.
     ///
     /// # Errors
-    /// `Unavailable` if no server answers within `limit`; what the server says otherwise.
+    /// `Unavailable` if no server can be reached within `limit`; what the server says otherwise.
     pub async fn open(
         link: Reconnecting<MetaServiceClient>,
         client: ClientInfo,
@@ -87,12 +88,12 @@ impl Session {
         limit: Duration,
     ) -> FsResult<Arc<Session>> {
         let clock = ServerClock::default();
-        let attach = async {
-            let live = link.get().await?;
-            let request = AttachRequest { session: None, client: client.clone(), opens: Vec::new() };
-            attach(&live, request, &clock).await.map(|reply| (live, reply))
-        };
-        let (live, first) = tokio::time::timeout(limit, attach).await.unwrap_or(Err(FsError::Unavailable))?;
+        let connected = tokio::time::timeout(limit, link.get()).await;
+        let live = connected.unwrap_or(Err(FsError::Unavailable))?;
+        // The server answers when the mounts it knows have been told of one more: of one that died without a
+        // word it has to wait until its session is over.
+        let request = AttachRequest { session: None, client: client.clone(), opens: Vec::new() };
+        let first = attach(&live, request, &clock).await?;
         let calls = Arc::new(Calls::new(link, timeout));
         calls.state.send_replace(State::Attached(attached_of(&live, &first)));
         Ok(Arc::new(Session {
@@ -223,6 +224,12 @@ impl Session {
                 Ok(attached_of(live, &reply))
             }
             Err(FsError::Evicted) => self.start_anew(live, sink).await,
+            // Files that it makes are not refused, so it can have more open than it can name: then it would
+            // be refused each time, until it is evicted.
+            Err(FsError::TooBig) => {
+                tracing::error!(target: "cairn", "more than {OPENS_MAX} files are open: the session cannot be taken up again");
+                self.start_anew(live, sink).await
+            }
             Err(error) => Err(error),
         }
     }

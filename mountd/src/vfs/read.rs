@@ -138,13 +138,16 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let mut told = ExtentCache::default();
         let mut size = 0;
         let mut at = first_unknown(&parts).unwrap_or(end);
-        for _ in 0..PAGES_MAX {
+        let mut pages = 0;
+        while at < end {
             let page = self.extent_page(ino, at, end).await?;
+            pages += 1;
+            // What no page told would be read as zeros.
+            if page.end <= at || pages > PAGES_MAX {
+                return Err(FsError::Io);
+            }
             told.learn(page.start, page.end, &page.extents);
             size = page.size;
-            if page.end >= end || page.end <= at {
-                break;
-            }
             at = page.end;
         }
         let inode = self.inodes.get(ino);

@@ -11,7 +11,7 @@ use cairn_common::ids::Ino;
 use cairn_common::limits::FILE_SIZE_MAX;
 use cairn_common::namespace::op::{Commit, Extent, ExtentData, FallocateMode, FileCommit, OpBody, OpReply};
 
-/// Most pages of extents that one `lseek` looks through.
+/// Most pages of extents that one `lseek` or `fallocate` looks through.
 const PAGES_MAX: u32 = 65_536;
 
 impl<M: MetaClient, D: DataClient> Vfs<M, D> {
@@ -30,9 +30,15 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         if length == 0 {
             return Err(FsError::Invalid);
         }
-        if matches!(mode, FallocateMode::CollapseRange | FallocateMode::InsertRange) {
+        match mode {
+            FallocateMode::Allocate { .. } | FallocateMode::ZeroRange { .. } => {
+                self.check_room(ino, offset, end).await?;
+            }
             // Everything behind moves: what is dirty must be at the server first.
-            self.flush_inode(ino).await?;
+            FallocateMode::CollapseRange | FallocateMode::InsertRange => {
+                self.flush_inode(ino).await?;
+            }
+            FallocateMode::PunchHole => {}
         }
         let buffer = &self.buffer;
         let body = OpBody::Fallocate { ino, mode, offset, length };
@@ -52,6 +58,35 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             state.write_time = state.write_time.or(written);
         }
         result.map(|_reply| ())
+    }
+
+    /// POSIX promises that writes into what `fallocate` set aside do not fail for lack of space. Nothing is set
+    /// aside on the data daemons, so this is only an early answer where it could not be kept from the start.
+    async fn check_room(&self, ino: Ino, start: u64, end: u64) -> FsResult<()> {
+        let available = self.meta.statfs().await?.available;
+        // The extents are looked at only if they decide.
+        if end - start > available && self.missing(ino, start, end, available).await? > available {
+            return Err(FsError::NoSpace);
+        }
+        Ok(())
+    }
+
+    /// Bytes of `start..end` that no extent holds; counted until there are more than `enough`.
+    async fn missing(&self, ino: Ino, start: u64, end: u64, enough: u64) -> FsResult<u64> {
+        self.flush_inode(ino).await?;
+        let (mut at, mut missing) = (start, 0);
+        for _ in 0..PAGES_MAX {
+            let page = self.extent_page(ino, at, end).await?;
+            let mut told = ExtentCache::default();
+            told.learn(page.start, page.end, &page.extents);
+            let until = page.end.min(end);
+            missing += told.uncovered(at, until);
+            if until >= end || missing > enough {
+                return Ok(missing);
+            }
+            at = until;
+        }
+        Err(FsError::Io)
     }
 
     /// The size that writes have reached; the writes themselves may be cut away before they are committed.

@@ -275,6 +275,32 @@ async fn a_hole_has_its_own_time_although_earlier_writes_come_after_it() {
     mount.vfs.shutdown().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fallocate_beyond_the_free_space_fails_before_anything_is_written() {
+    let mount = Mount::new(1, false, VfsConfig { flush_after: Duration::from_secs(100), ..small() });
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    mount.meta.available.store(10_000, Ordering::SeqCst);
+    let fallocate = async |mode, offset, length| {
+        Arc::clone(&mount.vfs).fallocate(Caller::default(), ino, fh, mode, offset, length).await
+    };
+    let modes = [FallocateMode::Allocate { keep_size: false }, FallocateMode::ZeroRange { keep_size: true }];
+    for mode in modes {
+        assert_eq!(fallocate(mode, 4096, 10_001).await, Err(FsError::NoSpace));
+    }
+    assert_eq!((mount.stat(ino).await.size, mount.stat(ino).await.allocated), (0, 0));
+    fallocate(modes[0], 4096, 10_000).await.unwrap();
+    // What is there already needs no space, be it set aside, written or dirty.
+    mount.write(ino, fh, 14_096, &[3; 5000]).await.unwrap();
+    mount.meta.available.store(4096, Ordering::SeqCst);
+    for mode in modes {
+        fallocate(mode, 0, 19_096).await.unwrap();
+    }
+    fallocate(FallocateMode::PunchHole, 0, 19_096).await.unwrap();
+    assert_eq!(fallocate(modes[0], 0, 19_096).await, Err(FsError::NoSpace));
+    mount.vfs.shutdown().await.unwrap();
+}
+
 /// The kernel has looked the name up, and opens the file by its number.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_lost_its_name_before_it_was_opened_is_whole_or_gone() {

@@ -44,6 +44,8 @@ pub struct FakeMeta {
     pub held: Arc<tokio::sync::Mutex<()>>,
     /// Calls of `getattr`.
     pub getattrs: AtomicU64,
+    /// What `statfs` says is free.
+    pub available: AtomicU64,
 }
 
 impl FakeMeta {
@@ -84,6 +86,7 @@ impl FakeMeta {
             session: AtomicU64::new(SESSION.0),
             held,
             getattrs: AtomicU64::new(0),
+            available: AtomicU64::new(1 << 40),
         })
     }
 
@@ -158,7 +161,8 @@ impl MetaClient for FakeMeta {
         namespace::test_lock(&*self.maps.lock(), SESSION, ino, &lock)
     }
     async fn statfs(&self) -> FsResult<FsStat> {
-        Ok(FsStat { totals: self.maps.lock().totals()?, ..FsStat::default() })
+        let (available, totals) = (self.available.load(Ordering::SeqCst), self.maps.lock().totals()?);
+        Ok(FsStat { capacity: available, available, totals })
     }
     async fn open(&self, ino: Ino, _write: bool) -> FsResult<OpenReply> {
         self.pause().await;

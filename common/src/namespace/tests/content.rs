@@ -7,7 +7,11 @@ use super::{ROOT, World};
 use crate::attr::{SetAttr, Timestamp};
 use crate::error::FsError;
 use crate::ids::{BlockRef, Ino, VolumeId};
-use crate::limits::{EXTENTS_PER_REPLY, FILE_SIZE_MAX};
+use crate::limits::{
+    ALLOCATED_MAX, BATCH_BYTES_MAX, EXTENTS_PER_REPLY, FILE_SIZE_MAX, FRAME_HEADER_MAX,
+    INLINE_BYTES_PER_REPLY,
+};
+use crate::wire::codec::encode;
 use bytes::Bytes;
 
 fn block(sequence: u32) -> BlockRef {
@@ -126,6 +130,33 @@ fn sizes_go_to_the_limit_and_not_beyond() {
     assert_eq!(world.apply(fallocate(insert, 0, 4096)), Err(FsError::FileTooLarge));
 }
 
+/// What is set aside is counted without end otherwise, and `df` is wrong for good.
+#[test]
+fn no_more_is_set_aside_than_sums_can_say() {
+    let mut world = World::new();
+    let files: Vec<Ino> = ["a", "b", "c"].iter().map(|name| world.file(ROOT, name)).collect();
+    let modes = [
+        FallocateMode::Allocate { keep_size: true },
+        FallocateMode::ZeroRange { keep_size: true },
+        FallocateMode::Allocate { keep_size: false },
+    ];
+    for (ino, mode) in files.iter().copied().zip(modes) {
+        let body = OpBody::Fallocate { ino, mode, offset: 0, length: FILE_SIZE_MAX };
+        assert_eq!(world.apply(body), Err(FsError::NoSpace));
+    }
+    let fallocate = |ino, mode, offset, length| OpBody::Fallocate { ino, mode, offset, length };
+    let half = ALLOCATED_MAX / 2;
+    world.apply(fallocate(files[0], modes[0], 0, half)).unwrap();
+    world.apply(fallocate(files[1], modes[1], 0, half)).unwrap();
+    assert_eq!(world.apply(fallocate(files[2], modes[0], 0, 1)), Err(FsError::NoSpace));
+    world.apply(fallocate(files[0], modes[0], 0, half)).expect("it is there already");
+    world.apply(fallocate(files[1], modes[1], 0, half)).expect("it is there already");
+    assert_eq!(world.apply(fallocate(files[0], modes[0], 0, half + 1)), Err(FsError::NoSpace));
+    world.apply(fallocate(files[0], FallocateMode::PunchHole, 0, FILE_SIZE_MAX)).unwrap();
+    world.apply(fallocate(files[2], modes[2], 0, half)).unwrap();
+    assert_eq!(world.twin.totals().unwrap().allocated, ALLOCATED_MAX);
+}
+
 /// Space set aside beyond the end would be pushed over the limit.
 #[test]
 fn insert_range_looks_beyond_the_end_of_the_file() {
@@ -188,6 +219,46 @@ fn pages_of_extents_end_where_the_next_begins() {
     assert_eq!((page.extents.len(), page.end), (EXTENTS_PER_REPLY, (count - 1) * 2));
     let rest = extents(&world.twin, file, page.end, u64::MAX).unwrap();
     assert_eq!((rest.extents.len(), rest.end), (1, u64::MAX));
+}
+
+/// A file of small synchronous writes has its data in its extents: pages are bounded by that, too.
+#[test]
+fn pages_of_inline_extents_fit_a_reply_and_lead_to_the_end() {
+    const EACH: usize = 8 << 10;
+    const SIZE: u64 = 10 << 20;
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    for offset in (0..SIZE).step_by(EACH) {
+        let data = ExtentData::Inline(Bytes::from(vec![offset.to_be_bytes()[5]; EACH]));
+        let extent = Extent { offset, length: EACH as u64, data };
+        world.apply(commit(vec![], vec![Piece { ino: file, extent }])).unwrap();
+    }
+    let (mut at, mut pages) = (0, 0);
+    while at < SIZE {
+        let page = extents(&world.twin, file, at, u64::MAX).unwrap();
+        assert!(encode(&page).unwrap().len() < INLINE_BYTES_PER_REPLY + (64 << 10));
+        let offsets: Vec<u64> = page.extents.iter().map(|extent| extent.offset).collect();
+        assert_eq!(offsets, (at..page.end.min(SIZE)).step_by(EACH).collect::<Vec<_>>());
+        (at, pages) = (page.end, pages + 1);
+    }
+    assert_eq!(pages, 10);
+}
+
+#[test]
+fn an_extent_as_large_as_an_operation_is_a_page() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "a");
+    for offset in [0, INLINE_BYTES_PER_REPLY - 1, BATCH_BYTES_MAX * 2] {
+        let length = if offset == 0 { INLINE_BYTES_PER_REPLY - 1 } else { BATCH_BYTES_MAX };
+        let data = ExtentData::Inline(Bytes::from(vec![7; length]));
+        let extent = Extent { offset: offset as u64, length: length as u64, data };
+        world.apply(commit(vec![], vec![Piece { ino: file, extent }])).unwrap();
+    }
+    let page = extents(&world.twin, file, 0, u64::MAX).unwrap();
+    assert_eq!((page.extents.len(), page.end), (2, 2 * BATCH_BYTES_MAX as u64));
+    assert!(encode(&page).unwrap().len() < FRAME_HEADER_MAX);
+    let page = extents(&world.twin, file, page.end, u64::MAX).unwrap();
+    assert_eq!((page.extents.len(), page.end), (1, u64::MAX));
 }
 
 #[test]

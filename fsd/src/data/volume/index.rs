@@ -75,7 +75,7 @@ impl Index {
     pub fn len(&self) -> usize {
         match self {
             Index::Memory(index) => index.entries.len(),
-            Index::Mapped(index) => index.count,
+            Index::Mapped(index) => index.shape.count,
         }
     }
 
@@ -186,20 +186,22 @@ impl MemoryIndex {
     }
 }
 
-/// An index in a mapped file. All of it was verified when it was opened.
-pub struct MappedIndex {
-    bytes: Mapping,
+/// What the header of a good index file says.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Bytes of the file.
+    length: usize,
     count: usize,
     end: u64,
 }
 
-impl MappedIndex {
-    /// Checks a mapped index file against the volume it should belong to.
-    pub fn open(bytes: Mapping, volume: VolumeId, nonce: u64) -> Result<MappedIndex, FormatError> {
+impl Shape {
+    /// Checks an index file that was read against the volume it should belong to.
+    pub fn verify(bytes: &[u8], volume: VolumeId, nonce: u64) -> Result<Shape, FormatError> {
         if bytes.len() < HEADER || bytes[..8] != MAGIC {
             return Err(FormatError::Magic);
         }
-        if crc32c_of_parts(&[&bytes[..HEADER_CRC]]) != read_u32(&bytes, HEADER_CRC) {
+        if crc32c_of_parts(&[&bytes[..HEADER_CRC]]) != read_u32(bytes, HEADER_CRC) {
             return Err(FormatError::Checksum);
         }
         let mut fields = Reader::new(&bytes[8..HEADER]);
@@ -219,16 +221,16 @@ impl MappedIndex {
         if crc32c_of_parts(&[body]) != fields.u32() {
             return Err(FormatError::Checksum);
         }
-        let index = MappedIndex { bytes, count, end };
-        index.validate(checksums)?;
-        Ok(index)
+        let shape = Shape { length: bytes.len(), count, end };
+        shape.validate(bytes, checksums)?;
+        Ok(shape)
     }
 
     /// Checks what a right checksum does not prove: that nothing points outside.
-    fn validate(&self, checksums: usize) -> Result<(), FormatError> {
+    fn validate(&self, bytes: &[u8], checksums: usize) -> Result<(), FormatError> {
         let mut last = 0;
         for position in 0..self.count {
-            let entry = self.entry(position);
+            let entry = entry_at(bytes, position);
             let pieces = (entry.payload_len as usize).div_ceil(PIECE);
             let inside = entry.first_checksum as usize + pieces <= checksums
                 && entry.offset() + u64::from(entry.payload_len) <= self.end;
@@ -239,21 +241,38 @@ impl MappedIndex {
         }
         Ok(())
     }
+}
+
+/// An index in a mapped file, all of which was read and verified before.
+pub struct MappedIndex {
+    bytes: Mapping,
+    shape: Shape,
+}
+
+impl MappedIndex {
+    /// The mapping of the file that was verified.
+    pub fn new(bytes: Mapping, shape: Shape) -> Result<MappedIndex, FormatError> {
+        if bytes.len() == shape.length { Ok(MappedIndex { bytes, shape }) } else { Err(FormatError::Field) }
+    }
 
     /// Where the volume ends.
     #[must_use]
     pub fn end(&self) -> u64 {
-        self.end
+        self.shape.end
     }
 
     fn entry(&self, position: usize) -> Entry {
-        let from = HEADER + position * ENTRY;
-        Entry::decode(&self.bytes[from..from + ENTRY])
+        entry_at(&self.bytes, position)
     }
 
     fn checksum(&self, position: usize) -> u32 {
-        read_u32(&self.bytes, HEADER + self.count * ENTRY + position * 4)
+        read_u32(&self.bytes, HEADER + self.shape.count * ENTRY + position * 4)
     }
+}
+
+fn entry_at(bytes: &[u8], position: usize) -> Entry {
+    let from = HEADER + position * ENTRY;
+    Entry::decode(&bytes[from..from + ENTRY])
 }
 
 #[cfg(test)]
@@ -284,7 +303,8 @@ mod tests {
     }
 
     fn mapped(bytes: Vec<u8>) -> Result<MappedIndex, FormatError> {
-        MappedIndex::open(Box::new(bytes), VolumeId(3), 77)
+        let shape = Shape::verify(&bytes, VolumeId(3), 77)?;
+        MappedIndex::new(Box::new(bytes), shape)
     }
 
     fn encoded() -> Vec<u8> {
@@ -334,6 +354,8 @@ mod tests {
         for len in 0..good.len() {
             assert!(mapped(good[..len].to_vec()).is_err(), "length {len}");
         }
-        assert!(MappedIndex::open(Box::new(good), VolumeId(3), 78).is_err());
+        assert!(Shape::verify(&good, VolumeId(3), 78).is_err());
+        let shape = Shape::verify(&good, VolumeId(3), 77).unwrap();
+        assert!(MappedIndex::new(Box::new(good[1..].to_vec()), shape).is_err(), "not the file that was read");
     }
 }

@@ -8,14 +8,14 @@ pub mod recover;
 pub mod segment;
 pub mod tombstone;
 
-use crate::disk::{Disk, DiskFile, read_exact_at};
+use crate::disk::{Disk, DiskFile, read_exact_at, read_whole};
 use crate::durable;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, ClusterId, NodeId, VolumeId};
 use cairn_common::limits::PIECE;
 use cairn_common::proto::data::{BlockStat, VolumeStat};
 use format::{FIRST_RECORD, FormatError, PAGE, Record, RecordKind, Superblock};
-use index::{Entry, Index, MappedIndex, MemoryIndex};
+use index::{Entry, Index, MappedIndex, MemoryIndex, Shape};
 use parking_lot::{Mutex, RwLock};
 use segment::{Limits, Publish, Segment};
 use std::io;
@@ -161,7 +161,7 @@ impl Volume {
         let file = disk.open(&volume_name(id))?;
         let nonce = read_superblock(&*file, owner, id)?.nonce;
         let (tombstones, dead) = TombstoneLog::open(&*disk, tombstone_name(id), id, nonce)?;
-        let (segment, mut visible, condition) = match open_index(&*disk, id, nonce)? {
+        let (segment, mut visible, condition) = match open_index(&*disk, id, nonce) {
             Some(index) => {
                 let end = index.end();
                 let segment = Segment::new(file.clone(), nonce, end, u32::MAX, limits);
@@ -305,7 +305,7 @@ impl Volume {
             }
         };
         durable::replace(&*self.disk, &index_name(self.id), &[&header, &body])?;
-        let index = open_index(&*self.disk, self.id, self.nonce)?
+        let index = open_index(&*self.disk, self.id, self.nonce)
             .ok_or_else(|| io::Error::other("index is unreadable just after it was written"))?;
         let mut visible = self.visible.write();
         visible.index = Index::Mapped(index);
@@ -409,20 +409,33 @@ fn read_superblock(file: &dyn DiskFile, owner: Owner, id: VolumeId) -> Result<Su
     Ok(superblock)
 }
 
-/// The index file, if there is a good one. A bad one is as good as none: the volume has it all.
-fn open_index(disk: &dyn Disk, id: VolumeId, nonce: u64) -> io::Result<Option<MappedIndex>> {
-    let bytes = match disk.map(&index_name(id)) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    match MappedIndex::open(bytes, id, nonce) {
-        Ok(index) => Ok(Some(index)),
+/// Why there is no index to read by.
+#[derive(Debug, thiserror::Error)]
+enum IndexError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Format(#[from] FormatError),
+}
+
+/// The index file, if there is a good one. A bad one, or one that can't be read, is as good as none: the
+/// volume has it all.
+fn open_index(disk: &dyn Disk, id: VolumeId, nonce: u64) -> Option<MappedIndex> {
+    match map_index(disk, id, nonce) {
+        Ok(index) => Some(index),
+        Err(IndexError::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
             warn!("{}: {error}; it will be made again from the volume", index_name(id));
-            Ok(None)
+            None
         }
     }
+}
+
+/// Reads all of it before it is mapped: an error of the disk is one here, and would kill the daemon there.
+fn map_index(disk: &dyn Disk, id: VolumeId, nonce: u64) -> Result<MappedIndex, IndexError> {
+    let name = index_name(id);
+    let shape = Shape::verify(&read_whole(disk, &name)?, id, nonce)?;
+    Ok(MappedIndex::new(disk.map(&name)?, shape)?)
 }
 
 fn recover(

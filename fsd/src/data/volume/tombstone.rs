@@ -5,7 +5,7 @@
 //! write nobody knows what the file holds, so the next delete writes a new one in its place.
 
 use super::format::{FormatError, Reader, Writer, read_u32};
-use crate::disk::{Disk, DiskFile, write_all_at};
+use crate::disk::{Disk, DiskFile, read_whole, write_all_at};
 use crate::durable;
 use cairn_common::ids::VolumeId;
 use cairn_common::wire::checksum::crc32c_of_parts;
@@ -45,7 +45,7 @@ impl TombstoneLog {
         nonce: u64,
     ) -> io::Result<(TombstoneLog, Vec<Tombstone>)> {
         let mut log = TombstoneLog::new(name, volume, nonce);
-        let bytes = match disk.map(&log.name) {
+        let bytes = match read_whole(disk, &log.name) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((log, Vec::new())),
             Err(error) => return Err(error),

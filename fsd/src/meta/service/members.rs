@@ -6,14 +6,12 @@ use crate::meta::lease::Attached;
 use cairn_common::env::clock::timestamp;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::SessionId;
-use cairn_common::limits::NAME_MAX;
+use cairn_common::limits::{NAME_MAX, OPENS_MAX};
 use cairn_common::proto::meta::{AttachReply, AttachRequest, ClientInfo, InoRange};
 use cairn_common::rpc::detached;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Most files that a mount may have open when it attaches again: bounded by the frame anyway.
-const OPENS_MAX: usize = 1 << 20;
 /// Longest mount point that is kept for `cairn status` (as PATH_MAX).
 const MOUNT_POINT_MAX: usize = 4096;
 
