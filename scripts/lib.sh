@@ -219,10 +219,12 @@ cluster_start() {
     MNT_B="$WORK_DIR/mnt-b"
     mount_at "$MNT_A" "${MOUNT_OPTS:-allow_other}" || return 1
     MNT_A_PID=$MOUNT_PID
-    if [ "$mounts" -ge 2 ]; then
-        mount_at "$MNT_B" "${MOUNT_OPTS:-allow_other}" || return 1
-        MNT_B_PID=$MOUNT_PID
-    fi
+    [ "$mounts" -lt 2 ] || cluster_second
+}
+# cluster_second: the second mount of a cluster that runs.
+cluster_second() {
+    mount_at "$MNT_B" "${MOUNT_OPTS:-allow_other}" || return 1
+    MNT_B_PID=$MOUNT_PID
 }
 # cluster_stop: everything down in order; false if something did not end in time or by itself.
 cluster_stop() {
