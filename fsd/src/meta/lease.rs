@@ -13,6 +13,7 @@
 //! - So at most one session caches writes of a file, and then it is the only one that caches.
 //! - Who looks at a file whose writes another session caches waits until that one has flushed them.
 //! - Who changed a shared file waits until the others have dropped what they cached of it.
+//! - Batches never wait for each other in a circle: the wait that would close one is left out.
 //! - A session that is alone in the cluster is *sole*; a second one waits until the first knows.
 //! - A file without names is reaped when no session has it open, and a while later: a program may have
 //!   found its name just before. Until then it can be opened.
@@ -21,6 +22,7 @@ use super::lock_wait::LockWaiters;
 use super::recall::{EventRef, Recalls, WaitId};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, SessionId};
+use cairn_common::limits::OPENS_MAX;
 use cairn_common::proto::meta::{CloseItem, DataLease, Event, EventBody, OpenState};
 use std::collections::{BTreeMap, HashMap};
 
@@ -285,6 +287,11 @@ impl Leases {
         if self.reaping.get(&ino) == Some(&Reaping::Begun) {
             return Err(FsError::Stale);
         }
+        let holds = self.files.get_mut(&ino).is_some_and(|file| file.of(session).is_some());
+        if !holds && self.open_files(session) >= OPENS_MAX as u64 {
+            // With more, the mount could not take its session up again.
+            return Err(FsError::TooManyOpen);
+        }
         self.add(session, ino, 1, u32::from(write));
         let file = self.files.entry(ino).or_default();
         let conflict = file.is_contended();
@@ -319,7 +326,7 @@ impl Leases {
         if self.is_alone() {
             return None;
         }
-        let on = self.flush(session, inos, false);
+        let on = self.flush(session, inos);
         self.recalls.wait(on, None)
     }
 
@@ -329,11 +336,13 @@ impl Leases {
         if self.is_alone() {
             return None;
         }
-        let on = self.flush(session, inos, true);
-        self.recalls.wait(on, Some(session))
+        let on = self.flush(session, inos);
+        self.wait_for_batch(session, on)
     }
 
-    /// The session changed content or size of `inos` (each named once): others drop what they cached.
+    /// The session's batch changed content or size of `inos` (each named once): others drop what they cached
+    /// before it is answered. Dropping may have to wait for a write of that mount, which is in a batch: so here,
+    /// too, waiting in a circle is left out (they drop it all the same, after the answer).
     pub fn after_change(&mut self, session: SessionId, inos: &[Ino]) -> Option<WaitId> {
         if self.is_alone() {
             return None;
@@ -347,7 +356,7 @@ impl Leases {
                 on.push(event);
             }
         }
-        self.recalls.wait(on, None)
+        self.wait_for_batch(session, on)
     }
 
     // Files without names -------------------------------------------------------------------------
@@ -550,7 +559,7 @@ impl Leases {
     }
 
     /// Asks others that cache writes of `inos` to flush, each by one event; answers what is owed.
-    fn flush(&mut self, session: SessionId, inos: &[Ino], batch: bool) -> Vec<EventRef> {
+    fn flush(&mut self, session: SessionId, inos: &[Ino]) -> Vec<EventRef> {
         let mut on = Vec::new();
         let mut wanted: BTreeMap<SessionId, Vec<Ino>> = BTreeMap::new();
         for ino in inos {
@@ -566,10 +575,13 @@ impl Leases {
         for (writer, inos) in wanted {
             on.push(self.send(writer, EventBody::Flush { inos }));
         }
-        if batch {
-            on.retain(|event| !self.recalls.closes_a_circle(session, event.session));
-        }
         on
+    }
+
+    /// The wait of `session`'s batch, without those that would in the end wait for that batch themselves.
+    fn wait_for_batch(&mut self, session: SessionId, mut on: Vec<EventRef>) -> Option<WaitId> {
+        on.retain(|event| !self.recalls.closes_a_circle(session, event.session));
+        self.recalls.wait(on, Some(session))
     }
 }
 

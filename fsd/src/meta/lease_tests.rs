@@ -92,6 +92,19 @@ fn looking_flushes_the_writer_once_for_many_files() {
 }
 
 #[test]
+fn a_session_opens_no_more_files_than_it_can_name_when_it_comes_back() {
+    let mut leases = two();
+    for ino in 0..OPENS_MAX as u64 {
+        leases.open(A, Ino(100 + ino), false).unwrap();
+    }
+    assert_eq!(leases.open(A, FILE, false), Err(FsError::TooManyOpen));
+    assert!(leases.open(A, Ino(100), true).is_ok(), "no further file");
+    assert!(leases.open(B, FILE, false).is_ok(), "each has its own bound");
+    leases.close(A, CloseItem { ino: Ino(101), opens: 1, writers: 0 });
+    assert!(leases.open(A, FILE, false).is_ok());
+}
+
+#[test]
 fn settled_grows_when_writes_stop_being_cached() {
     let mut leases = two();
     leases.open(A, FILE, true).unwrap();
@@ -123,6 +136,33 @@ fn changes_invalidate_all_others_and_flush_circles_are_cut() {
     leases.acknowledge(A, events[0].id);
     assert_eq!(leases.take_commands(), [Command::Resume(changed)]);
     assert_eq!(leases.after_change(A, &[FILE]), None, "nobody else has it open");
+}
+
+/// Two mounts store from shared mappings of one file. Neither can drop its pages while its own write is
+/// unanswered.
+#[test]
+fn two_that_change_one_file_do_not_wait_for_each_other() {
+    let mut leases = two();
+    leases.open(A, FILE, true).unwrap();
+    let opened = leases.open(B, FILE, true).unwrap().wait.unwrap();
+    let uncache = sent(&mut leases, A)[0].id;
+    leases.acknowledge(A, uncache);
+    assert_eq!(leases.take_commands(), [Command::Resume(opened)]);
+
+    let by_a = leases.after_change(A, &[FILE]).unwrap();
+    let at_b = sent(&mut leases, B)[0].clone();
+    assert_eq!(leases.after_change(B, &[FILE]), None, "A's batch waits for B already");
+    let at_a = sent(&mut leases, A)[0].clone();
+    assert_eq!(at_a.body, EventBody::Invalidate { ino: FILE }, "it is told all the same");
+    // B's write is answered, so B can drop its pages.
+    leases.acknowledge(B, at_b.id);
+    assert_eq!(leases.take_commands(), [Command::Resume(by_a)]);
+    leases.acknowledge(A, at_a.id);
+    // Before a change, the batches that wait after theirs count as well.
+    let other = Ino(11);
+    leases.open(A, other, true).unwrap();
+    leases.after_change(A, &[FILE]).unwrap();
+    assert_eq!(leases.before_change(B, &[other]), None, "A flushes only when its batch is answered");
 }
 
 #[test]
@@ -254,6 +294,9 @@ struct World {
     /// Events not acknowledged yet.
     owed: Vec<(SessionId, u64)>,
     waits: HashSet<WaitId>,
+    /// Batches under way that wait: one of a session at a time. Until it is answered, its mount does nothing
+    /// that an event asks for.
+    batches: HashMap<SessionId, WaitId>,
     alive: Vec<SessionId>,
     attaching: Option<WaitId>,
     orphans: HashSet<Ino>,
@@ -277,6 +320,7 @@ impl World {
                     }
                 }
                 Command::Resume(id) => {
+                    self.batches.retain(|_, batch| *batch != id);
                     let attached = self.attaching.take_if(|wait| *wait == id).is_some();
                     assert!(attached || self.waits.remove(&id), "resumed twice or never waited");
                     if attached {
@@ -311,6 +355,19 @@ impl World {
 
     fn wait(&mut self, wait: Option<WaitId>) {
         self.waits.extend(wait);
+    }
+
+    /// The session's batch waits.
+    fn wait_batch(&mut self, session: SessionId, wait: Option<WaitId>) {
+        self.wait(wait);
+        self.batches.extend(wait.map(|wait| (session, wait)));
+    }
+
+    /// Someone can always do what an event asks for: else all wait for each other.
+    fn check_progress(&self) {
+        let blocked = |(session, _): &(SessionId, u64)| self.batches.contains_key(session);
+        let stuck = !self.owed.is_empty() && self.owed.iter().all(blocked);
+        assert!(!stuck, "batches wait in a circle: {:?}", self.batches);
     }
 
     /// The invariants of data leases.
@@ -357,14 +414,15 @@ impl World {
                 let wait = self.machine().look(session, &[ino, Ino(2), Ino(3)]);
                 self.wait(wait);
             }
-            62..68 => {
+            62..68 if !self.batches.contains_key(&session) => {
                 let wait = self.machine().before_change(session, &[ino]);
-                self.wait(wait);
+                self.wait_batch(session, wait);
             }
-            68..73 => {
+            68..73 if !self.batches.contains_key(&session) => {
                 let wait = self.machine().after_change(session, &[ino]);
-                self.wait(wait);
+                self.wait_batch(session, wait);
             }
+            62..73 => {}
             73..90 => self.acknowledge(rng),
             90..92 => {
                 self.orphans.insert(ino);
@@ -374,6 +432,7 @@ impl World {
                 let waits: Vec<WaitId> = self.waits.iter().copied().collect();
                 if let Some(wait) = waits.choose(rng) {
                     self.waits.remove(wait);
+                    self.batches.retain(|_, batch| batch != wait);
                     self.machine().cancel(*wait);
                 }
             }
@@ -414,8 +473,10 @@ impl World {
     }
 
     fn acknowledge(&mut self, rng: &mut StdRng) {
-        if !self.owed.is_empty() {
-            let (session, id) = self.owed.swap_remove(rng.random_range(0..self.owed.len()));
+        let able = |at: &usize| !self.batches.contains_key(&self.owed[*at].0);
+        let able: Vec<usize> = (0..self.owed.len()).filter(able).collect();
+        if let Some(&at) = able.choose(rng) {
+            let (session, id) = self.owed.swap_remove(at);
             self.machine().acknowledge(session, id);
         }
     }
@@ -424,11 +485,13 @@ impl World {
         self.alive.retain(|other| *other != session);
         self.opens.retain(|(of, _), _| *of != session);
         self.owed.retain(|(of, _)| *of != session);
+        self.batches.remove(&session);
         self.machine().end(session);
     }
 
     fn finish(&mut self, rng: &mut StdRng) {
         while !self.owed.is_empty() {
+            self.check_progress();
             self.acknowledge(rng);
             self.drain();
         }
@@ -469,6 +532,7 @@ fn random_histories_keep_the_invariants() {
                 world.reap(ino);
             }
             world.check();
+            world.check_progress();
         }
         world.finish(&mut rng);
     }

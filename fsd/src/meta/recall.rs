@@ -94,8 +94,9 @@ impl Recalls {
         Some(id)
     }
 
-    /// True if `session`'s batch would wait for itself by waiting for `target`: flushing at `target`
-    /// needs a batch of `target`, which may be waiting already, in the end for `session`.
+    /// True if `session`'s batch would wait for itself by waiting for `target`: to flush, or to drop pages that
+    /// are being written, needs an answer to a batch of `target`, which may be waiting already, in the end for
+    /// `session`.
     pub fn closes_a_circle(&self, session: SessionId, target: SessionId) -> bool {
         let mut seen = vec![target];
         let mut next = 0;
