@@ -85,7 +85,7 @@ impl Client {
 
     async fn batch(&mut self, ops: Vec<Op>) {
         let count = ops.len() as u64;
-        let command = Command::Batch { session: self.session, first: self.seq, ops };
+        let command = Command::Batch { session: self.session, first: self.seq, ops, full: false };
         let Reply::Results(results) = self.machine.submit(command).await.unwrap().reply else { panic!() };
         assert!(results.iter().all(Result::is_ok), "{results:?}");
         self.seq = Seq(self.seq.0 + count);

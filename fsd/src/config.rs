@@ -136,7 +136,7 @@ pub struct DataSettings {
     /// Size at which a volume is sealed [default: 1GiB]
     #[arg(long, value_name = "SIZE")]
     volume_size: Option<ByteSize>,
-    /// Room on the disk that is left free [default: 64MiB]
+    /// Room on the disk that is left free [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     reserve: Option<ByteSize>,
 }
@@ -210,6 +210,13 @@ mod tests {
         let (_dir, path) = file("data-dir = \"/a\"\nlisten = \"h:1\"");
         let error = DataSettings::default().over_file(Some(&path)).unwrap().resolve().unwrap_err();
         assert!(error.to_string().starts_with("meta is missing"), "{error}");
+    }
+
+    #[test]
+    fn on_a_shared_disk_blocks_stop_before_the_metadata_does() {
+        let data = DataConfig::new("/d".into(), Address::new("h", 1), Vec::new()).store.reserve.0;
+        let machine = MachineConfig::default();
+        assert!(data >= machine.reserve_bytes + machine.segment_bytes, "a whole segment still fits");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use cairn_common::proto::data::GetRequest;
 use cairn_fsd::data::{DataConfig, DataDir, Store};
 use cairn_fsd::disk::Disk;
 use cairn_fsd::disk::sim::{Call, SimDisk};
-use data_common::{Ids, content, open, owner, put_request, put_segments, read_all};
+use data_common::{Ids, config, content, open, owner, put_request, put_segments, read_all};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -201,14 +201,15 @@ async fn a_failed_write_goes_to_another_volume() {
 async fn a_full_disk_is_told_and_harms_nothing() {
     let disk = SimDisk::new();
     let store = open(&disk, VOLUME, &Arc::new(Ids::default())).await.unwrap();
+    let reserve = config(VOLUME).reserve.0;
     // Near the reserve, space is taken block by block.
-    disk.set_available((64 << 20) + 1_000_000);
+    disk.set_available(reserve + 1_000_000);
     let first = store.put(put_request(content(1, 5000))).await.unwrap();
     spare_is_ready(&disk).await;
     // Too little beyond the reserve; the reservation fails; the write fails half way.
-    disk.set_available((64 << 20) + 100_000);
+    disk.set_available(reserve + 100_000);
     assert_eq!(store.put(put_request(content(2, 500_000))).await, Err(FsError::NoSpace));
-    disk.set_available((64 << 20) + 1_000_000);
+    disk.set_available(reserve + 1_000_000);
     disk.fail_once(Call::Allocate, 0, ErrorKind::StorageFull);
     assert_eq!(store.put(put_request(content(3, 5000))).await, Err(FsError::NoSpace));
     disk.fail_once(Call::Write, 0, ErrorKind::StorageFull);

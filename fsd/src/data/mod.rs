@@ -62,8 +62,10 @@ fn default_volume_size() -> ByteSize {
     ByteSize(VOLUME_SIZE)
 }
 
+/// More than the metadata role keeps for itself, which may be on the same disk: blocks must not fill it so
+/// far that files can't even be removed.
 fn default_reserve() -> ByteSize {
-    ByteSize(64 << 20)
+    ByteSize(256 << 20)
 }
 
 fn default_put_threads() -> usize {

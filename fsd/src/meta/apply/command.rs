@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use cairn_common::attr::Timestamp;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, Epoch, Ino, LogIndex, NodeId, Seq, SessionId, VolumeId};
-use cairn_common::namespace::op::{Op, OpBody, OpResult};
+use cairn_common::namespace::op::{LockType, Op, OpBody, OpResult};
 use cairn_common::proto::meta::{ClientInfo, InoRange};
 use cairn_common::wire::codec;
 use serde::{Deserialize, Serialize};
@@ -24,8 +24,9 @@ pub enum Command {
     EndSession { session: SessionId },
     /// A range of inode numbers. Answers `Inos`.
     AllocateInos { session: SessionId },
-    /// A batch of operations, exactly once. Answers `Results`.
-    Batch { session: SessionId, first: Seq, ops: Vec<Op> },
+    /// A batch of operations, exactly once. Answers `Results`. `full`: the disk was nearly full when the
+    /// batch was proposed; operations that may grow the state are answered `NoSpace`, the others are applied.
+    Batch { session: SessionId, first: Seq, ops: Vec<Op>, full: bool },
     /// Removes inodes without names that nobody has open. Answers `Reaped`.
     Reap { inos: Vec<Ino> },
     /// A data daemon says where it is. `node` or else `identity` finds a known one. Answers `Node`.
@@ -71,22 +72,41 @@ impl Command {
         }
     }
 
-    /// True if it may make the state grow, and is to be refused when the disk is nearly full.
+    /// True if it may make the state grow, and is to be refused, or of a batch some operations, when the
+    /// disk is nearly full.
     #[must_use]
     pub fn needs_space(&self) -> bool {
         match self {
-            Command::Batch { ops, .. } => !ops.iter().all(|op| {
-                matches!(
-                    op.body,
-                    OpBody::Unlink { .. }
-                        | OpBody::Rmdir { .. }
-                        | OpBody::RemoveXattr { .. }
-                        | OpBody::ReleaseLocks { .. }
-                )
-            }),
+            Command::Batch { ops, .. } => ops.iter().any(|op| grows(&op.body)),
             Command::OpenSession { .. } | Command::CreateVolume { .. } => true,
             _ => false,
         }
+    }
+}
+
+/// True if an operation may make the state grow. Part of what [`Command::Batch`] means: a log that has
+/// batches with `full` must give the same replies later.
+pub(super) fn grows(body: &OpBody) -> bool {
+    match body {
+        OpBody::Unlink { .. }
+        | OpBody::Rmdir { .. }
+        | OpBody::RemoveXattr { .. }
+        | OpBody::ReleaseLocks { .. } => false,
+        // They change an inode that is there; cutting a file is a way to make room.
+        OpBody::SetAttr { .. } | OpBody::Touch { .. } => false,
+        // An unlock may leave two locks of one, up to a limit; refused, it would keep others waiting.
+        OpBody::Lock { lock, .. } => lock.kind != LockType::Unlock,
+        OpBody::Create(_)
+        | OpBody::Symlink { .. }
+        | OpBody::Tmpfile { .. }
+        | OpBody::Link { .. }
+        | OpBody::Rename(_)
+        | OpBody::SetXattr { .. }
+        | OpBody::Commit(_)
+        | OpBody::Append { .. }
+        | OpBody::Fallocate { .. }
+        | OpBody::CloneRange { .. }
+        | OpBody::Relocate { .. } => true,
     }
 }
 

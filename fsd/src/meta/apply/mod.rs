@@ -63,7 +63,7 @@ fn answer(tx: &mut Tx<'_>, sessions: &mut Sessions, command: Command) -> FsResul
             Ok(Reply::Done)
         }
         Command::AllocateInos { session } => allocate_inos(tx, sessions, session),
-        Command::Batch { session, first, ops } => batch(tx, sessions, session, first, &ops),
+        Command::Batch { session, first, ops, full } => batch(tx, sessions, session, first, &ops, full),
         Command::Reap { inos } => reap(tx, &inos),
         Command::RegisterNode { node, identity, address } => register_node(tx, node, identity, address),
         Command::CreateVolume { node } => create_volume(tx, node),
@@ -84,13 +84,15 @@ fn batch(
     session: SessionId,
     first: Seq,
     ops: &[Op],
+    full: bool,
 ) -> FsResult<Reply> {
     let (skip, mut results) = match sessions.admit(session, first, ops.len())? {
         Admission::Repeated(results) => return Ok(Reply::Results(results)),
         Admission::New { skip, known } => (skip, known),
     };
     for op in &ops[skip..] {
-        let result = one(tx, session, op);
+        let refused = full && command::grows(&op.body);
+        let result = if refused { Err(FsError::NoSpace) } else { one(tx, session, op) };
         if let Err(error) = result
             && is_fatal(error)
         {

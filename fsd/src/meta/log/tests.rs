@@ -263,14 +263,18 @@ fn segments_that_do_not_fit_are_refused() {
 
 #[test]
 fn a_full_disk_refuses_and_goes_on_later() {
-    for call in [Call::Allocate, Call::Write] {
+    // A smaller segment is tried too; what a failed write has left is written over.
+    for (call, fail) in [
+        (Call::Allocate, SimDisk::fail_always as fn(&SimDisk, Call, u64, io::ErrorKind)),
+        (Call::Write, SimDisk::fail_once),
+    ] {
         let disk = SimDisk::new();
         let log = open(&disk, options(512, NEVER));
         let mut taken = Vec::new();
         let mut refused = 0;
         for n in 1..=60 {
             if n % 7 == 0 {
-                disk.fail_once(call, 0, io::ErrorKind::StorageFull);
+                fail(&disk, call, 0, io::ErrorKind::StorageFull);
             }
             match propose(&log, n) {
                 Ok(_) => taken.push(entry(n)),
@@ -284,6 +288,35 @@ fn a_full_disk_refuses_and_goes_on_later() {
         assert_eq!(read(&disk).unwrap().1, taken, "{call:?}");
         log.close();
     }
+}
+
+#[test]
+fn a_nearly_full_disk_gets_small_segments() {
+    let disk = SimDisk::new();
+    let log = open(&disk, LogOptions { reserve_bytes: 4096, ..options(4096, NEVER) });
+    let length = |first: u64| disk.map(&segment::name(LogIndex(first))).unwrap().len();
+    assert_eq!(length(1), 4096);
+    let large = vec![1; 3000];
+    log.propose(&[&large]).unwrap();
+    // Room for a segment, but then less than the reserve would be left.
+    disk.set_available(8000);
+    log.propose(&[&large]).unwrap();
+    assert_eq!(length(2), segment::HEADER + record::stored_len(3000) + 64);
+    // The reserve is for what makes room.
+    disk.set_available(3200);
+    log.propose(&[&large]).unwrap();
+    disk.set_available(3000);
+    assert!(matches!(log.propose(&[&large]), Err(LogError::NoSpace)));
+    log.propose(&[&[1; 1000]]).unwrap();
+    // Space that is not there although the disk says so.
+    disk.set_available(1 << 20);
+    disk.fail_once(Call::Allocate, 0, io::ErrorKind::StorageFull);
+    log.propose(&[&large]).unwrap();
+    assert!(length(5) < 4096);
+    log.propose(&[&large]).unwrap();
+    assert_eq!(length(6), 4096);
+    log.close();
+    assert_eq!(read(&disk).unwrap().1.len(), 6);
 }
 
 #[test]

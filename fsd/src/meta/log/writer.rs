@@ -20,8 +20,8 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// No entry stays un-synced longer than about this.
     pub sync_after: Duration,
-    /// Entries are refused with `NoSpace` when the disk has less than this left at the roll of a
-    /// segment: the state and its checkpoints grow too.
+    /// A segment is made smaller when this would not be left beside it: the state and its checkpoints
+    /// grow too.
     pub reserve_bytes: u64,
 }
 
@@ -44,6 +44,9 @@ struct Writer {
     buffer: Vec<u8>,
 }
 
+/// A segment on a disk that is nearly full has room for this part of a whole one beyond what is needed now.
+const SMALL_SHARE: u64 = 64;
+
 /// Encoded records beyond this are not kept in memory after the append.
 const BUFFER_KEEP: usize = 1 << 20;
 
@@ -60,7 +63,7 @@ impl FileLog {
             Some(segment) => segment,
             None => {
                 let header = Header { cluster, first: last.next(), previous: 0, nonce: rand::random() };
-                Segment::create(&*disk, header, options.segment_bytes)?
+                create_segment(&*disk, header, &options, 0)?
             }
         };
         let mut segments = recovered.older;
@@ -102,14 +105,8 @@ impl FileLog {
     /// in a torn record. One that has no record yet and is too small (a recovery that was interrupted
     /// leaves such) is replaced: the new one takes its name.
     fn roll(&self, writer: &mut Writer, bytes: usize) -> Result<(), LogError> {
-        let name = segment::name(writer.next);
-        let space = self.disk.space().map_err(|error| LogError::failed("statvfs".into(), error))?;
-        let capacity = self.options.segment_bytes.max((segment::HEADER + bytes) as u64);
-        if space.available < capacity.saturating_add(self.options.reserve_bytes) {
-            return Err(LogError::NoSpace);
-        }
         if !self.syncer.sync_all() {
-            return Err(failed_before(format!("begin {name}")));
+            return Err(failed_before(format!("begin {}", segment::name(writer.next))));
         }
         let header = Header {
             cluster: self.cluster,
@@ -117,7 +114,7 @@ impl FileLog {
             previous: writer.segment.link(),
             nonce: rand::random(),
         };
-        let segment = Segment::create(&*self.disk, header, capacity)?;
+        let segment = create_segment(&*self.disk, header, &self.options, bytes)?;
         self.syncer.switch(segment.file.clone());
         if !writer.segment.is_empty() {
             writer.segments.push(segment.header.first);
@@ -125,6 +122,31 @@ impl FileLog {
         writer.segment = segment;
         Ok(())
     }
+}
+
+/// Makes a segment that has room for records of `bytes` bytes: a whole one, or on a disk that is nearly
+/// full a small one, since what makes room has to be logged too.
+fn create_segment(
+    disk: &dyn Disk,
+    header: Header,
+    options: &LogOptions,
+    bytes: usize,
+) -> Result<Segment, LogError> {
+    let space = disk.space().map_err(|error| LogError::failed("statvfs".into(), error))?;
+    let needed = (segment::HEADER + bytes) as u64;
+    let whole = options.segment_bytes.max(needed);
+    if space.available >= whole.saturating_add(options.reserve_bytes) {
+        match Segment::create(disk, header, whole) {
+            // There may be less than the disk says: a quota.
+            Err(LogError::NoSpace) => {}
+            made => return made,
+        }
+    }
+    let small = whole.min(needed + options.segment_bytes / SMALL_SHARE);
+    if space.available < small {
+        return Err(LogError::NoSpace);
+    }
+    Segment::create(disk, header, small)
 }
 
 /// The log is broken already; its failure says by what.

@@ -35,6 +35,17 @@ pub struct Submission {
     pub answer: oneshot::Sender<FsResult<Applied>>,
 }
 
+impl Submission {
+    /// Of a batch only the operations that grow the state are refused, each for itself, when it is applied:
+    /// a mount whose batch were refused as a whole would repeat it for ever, and could remove nothing.
+    fn refuse_growth(&mut self) -> FsResult<()> {
+        let Command::Batch { full, .. } = &mut self.command else { return Err(FsError::NoSpace) };
+        *full = true;
+        self.entry = self.command.encode()?;
+        Ok(())
+    }
+}
+
 /// A command that is in the log.
 struct Proposed {
     index: LogIndex,
@@ -158,21 +169,21 @@ impl Shared {
         queue.drain(..count).collect()
     }
 
-    /// Answers what needs no entry in the log: repeated batches, strangers, a failed machine, a full disk.
-    /// Only a short cut: applying decides.
+    /// Answers what needs no entry in the log: a failed machine, repeated batches, strangers, and what a
+    /// full disk has no room for. Only a short cut: applying decides.
     fn admit(&self, core: &mut Core, group: Vec<Submission>) -> Vec<Submission> {
         let failed = self.failure.borrow().is_some();
         let open = self.store.read().is_some();
         let mut rest: Vec<Submission> = Vec::with_capacity(group.len());
-        for submission in group {
+        for mut submission in group {
             let early = if failed {
                 Some(Err(FsError::Io))
             } else if !open {
                 Some(Err(FsError::Unavailable))
-            } else if submission.command.needs_space() && self.is_full(core) {
-                Some(Err(FsError::NoSpace))
             } else {
+                // Repeated batches first: what was done before is answered as before, however full it is now.
                 early_answer(core, &rest, &submission.command)
+                    .or_else(|| self.make_fit(core, &mut submission).err().map(Err))
             };
             match early {
                 // Nobody listens any more: no harm.
@@ -181,6 +192,14 @@ impl Shared {
             }
         }
         rest
+    }
+
+    /// While the disk is nearly full, takes from a command what may grow the state, or refuses it.
+    fn make_fit(&self, core: &mut Core, submission: &mut Submission) -> FsResult<()> {
+        if submission.command.needs_space() && self.is_full(core) {
+            return submission.refuse_growth();
+        }
+        Ok(())
     }
 
     /// Looks at the disk once in a while, and each time while it is full.
@@ -315,7 +334,7 @@ pub fn apply_all(
 }
 
 fn early_answer(core: &Core, before: &[Submission], command: &Command) -> Option<FsResult<Applied>> {
-    let Command::Batch { session, first, ops } = command else { return None };
+    let Command::Batch { session, first, ops, .. } = command else { return None };
     // What is queued before it may change the answer.
     if !core.proposed.is_empty() || before.iter().any(|s| concerns(&s.command, *session)) {
         return None;

@@ -56,7 +56,8 @@ pub struct MachineConfig {
     pub checkpoint_after: Duration,
     /// Appended entries are durable at most about this much later.
     pub sync_after: Duration,
-    /// Commands that grow the state are refused with `NoSpace` when the disk has less than this left.
+    /// Commands and operations that grow the state are refused with `NoSpace` when the disk has less than
+    /// this left. The rest is for those that remove, and for checkpoints.
     pub reserve_bytes: u64,
 }
 
@@ -136,7 +137,8 @@ impl Machine {
     /// `CreateVolume` are durable when this answers; the others are so about `sync_after` later, or
     /// after [`Machine::sync`]. The command may be applied even if the future is dropped.
     ///
-    /// Errors: what the command's rules say; `NoSpace` if the disk has no room (nothing happened);
+    /// Errors: what the command's rules say; `NoSpace` if the disk has no room (nothing happened; of a batch
+    /// only the operations that grow the state are refused, as long as the log has room for it);
     /// `Io` if the machine has failed; `Unavailable` after [`Machine::shutdown`].
     pub async fn submit(&self, command: Command) -> FsResult<Applied> {
         let durable = command.must_be_durable();

@@ -187,8 +187,11 @@ fn open_log(
             recovered.last
         );
     }
-    let options =
-        LogOptions { segment_bytes: config.segment_bytes, sync_after: config.sync_after, reserve_bytes: 0 };
+    let options = LogOptions {
+        segment_bytes: config.segment_bytes,
+        sync_after: config.sync_after,
+        reserve_bytes: config.reserve_bytes,
+    };
     FileLog::start(disk.clone(), cluster, recovered, options)
         .map_err(|error| OpenError::Corrupt(error.to_string()))
 }

@@ -23,14 +23,17 @@ pub async fn apply(meta: &Meta, batch: Batch) -> FsResult<BatchReply> {
             waiting.done().await;
         }
     }
-    let applied =
-        match meta.machine.submit_then_sync(Command::Batch { session, first, ops }, sync_follows).await {
-            Ok(applied) => applied,
-            Err(error) => {
-                meta.sessions.tell(|leases| plan.undo(leases));
-                return Err(error);
-            }
-        };
+    let applied = match meta
+        .machine
+        .submit_then_sync(Command::Batch { session, first, ops, full: false }, sync_follows)
+        .await
+    {
+        Ok(applied) => applied,
+        Err(error) => {
+            meta.sessions.tell(|leases| plan.undo(leases));
+            return Err(error);
+        }
+    };
     let Reply::Results(results) = applied.reply else { return Err(FsError::Io) };
     let waiting = meta.sessions.tell_wait(|leases| plan.after(leases, &results, applied.effects));
     if let Some(waiting) = waiting {

@@ -193,33 +193,6 @@ async fn a_checkpoint_whose_sync_failed_is_not_found_by_the_restart() {
     assert_eq!(dump(&machine), before);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_refuses_growth_but_not_removal() {
-    let disk = SimDisk::new();
-    let config = MachineConfig { reserve_bytes: 1 << 20, ..config() };
-    let machine = Machine::open_on(Arc::new(disk.clone()), None, config, &BIRTH).unwrap();
-    let session = open_session(&machine).await;
-    let Reply::Inos(range) = machine.submit(Command::AllocateInos { session }).await.unwrap().reply else {
-        panic!("no numbers")
-    };
-    batch(&machine, session, 1, vec![make("f", range.first)]).await.unwrap()[0].clone().unwrap();
-    disk.set_available(1000);
-    // The space is looked at once per so many bytes of log.
-    let mut first = 2;
-    let refused = loop {
-        match batch(&machine, session, first, vec![chmod(0o700); 2000]).await {
-            Ok(_) => first += 2000,
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(refused, FsError::NoSpace);
-    let unlink = Op { body: OpBody::Unlink { parent: Ino::ROOT, name: "f".into() }, ..chmod(1) };
-    batch(&machine, session, first, vec![unlink]).await.unwrap()[0].clone().unwrap();
-    disk.set_available(1 << 30);
-    batch(&machine, session, first + 1, vec![chmod(0o711)]).await.unwrap();
-    assert_eq!(perm(&machine), 0o711);
-}
-
 /// Garbage in the files is refused in words, or does not matter; it never hangs or panics at the start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_files_are_refused_in_words() {

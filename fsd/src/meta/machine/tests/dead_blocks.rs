@@ -51,7 +51,7 @@ async fn are_handed_out_only_when_the_command_that_killed_them_is_durable() {
 
     // Else the sync of what is published would bring the rest along.
     machine.sync(machine.progress().applied).await.unwrap();
-    let overwrite = Command::Batch { session, first: Seq(3), ops: vec![write(range.first, 2)] };
+    let overwrite = Command::Batch { session, first: Seq(3), ops: vec![write(range.first, 2)], full: false };
     let killed_by = apply_unpublished(&machine, overwrite);
     assert!(machine.progress().applied < killed_by);
     assert_eq!(dead_blocks(&machine, NODE).await.unwrap(), [block(1)]);

@@ -4,6 +4,7 @@
 mod crash;
 mod dead_blocks;
 mod decided_later;
+mod full;
 mod random;
 mod twin;
 
@@ -26,10 +27,10 @@ fn chmod(perm: u16) -> Op {
     }
 }
 
-fn make(name: &'static str, ino: Ino) -> Op {
+fn make(name: &str, ino: Ino) -> Op {
     let create = Create {
         parent: Ino::ROOT,
-        name: name.into(),
+        name: name.to_owned().into(),
         ino,
         kind: FileKind::File,
         perm: 0o644,
@@ -50,7 +51,7 @@ async fn open_session(machine: &Machine) -> SessionId {
 }
 
 async fn batch(machine: &Machine, session: SessionId, first: u64, ops: Vec<Op>) -> FsResult<Vec<OpResult>> {
-    let command = Command::Batch { session, first: Seq(first), ops };
+    let command = Command::Batch { session, first: Seq(first), ops, full: false };
     match machine.submit(command).await?.reply {
         Reply::Results(results) => Ok(results),
         other => panic!("{other:?}"),

@@ -1,0 +1,95 @@
+//! A disk that is nearly full: nothing grows, everything can be removed, nobody is stuck.
+
+use super::*;
+use crate::disk::Disk;
+use crate::disk::sim::SimDisk;
+use std::sync::Arc;
+
+const RESERVE: u64 = 1 << 20;
+const SEGMENT: u64 = 8 << 10;
+
+fn open_on(disk: &SimDisk) -> Machine {
+    let config = MachineConfig { reserve_bytes: RESERVE, segment_bytes: SEGMENT, ..small() };
+    let birth = Birth { cluster: ClusterId(1), time: time(1) };
+    Machine::open_on(Arc::new(disk.clone()), None, config, &birth).unwrap()
+}
+
+fn unlink(name: &str) -> Op {
+    Op { body: OpBody::Unlink { parent: Ino::ROOT, name: name.to_owned().into() }, ..chmod(1) }
+}
+
+/// A session with one file, `old`, from operation 1; and its next inode number. The disk has `available`
+/// bytes left from then on.
+async fn begin(disk: &SimDisk, available: u64) -> (Machine, SessionId, Ino) {
+    let machine = open_on(disk);
+    let session = open_session(&machine).await;
+    let Reply::Inos(range) = machine.submit(Command::AllocateInos { session }).await.unwrap().reply else {
+        panic!("no numbers")
+    };
+    batch(&machine, session, 1, vec![make("old", range.first)]).await.unwrap()[0].clone().unwrap();
+    machine.shutdown().await.unwrap();
+    disk.set_available(available);
+    // The space is looked at by the first command of a start, and then once per so many bytes of log.
+    (open_on(disk), session, Ino(range.first.0 + 1))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operations_that_grow_are_refused_one_by_one_and_once() {
+    let disk = SimDisk::new();
+    let (machine, session, ino) = begin(&disk, RESERVE - 1).await;
+    let ops = vec![make("new", ino), chmod(0o700), unlink("old"), make("new", ino)];
+    let results = batch(&machine, session, 2, ops.clone()).await.unwrap();
+    assert_eq!([&results[0], &results[3]], [&Err(FsError::NoSpace); 2]);
+    assert!(matches!(results[1], Ok(OpReply::Attr(_))), "{results:?}");
+    assert!(matches!(results[2], Ok(OpReply::Unlinked { nlink: 0, .. })), "{results:?}");
+    assert_eq!(batch(&machine, session, 2, ops.clone()).await.unwrap(), results);
+
+    // What was refused stays refused when the log is applied again, whatever room there is by then.
+    let killed = disk.kill();
+    drop(machine);
+    killed.set_available(1 << 30);
+    let machine = open_on(&killed);
+    assert_eq!(batch(&machine, session, 2, ops).await.unwrap(), results);
+    assert_eq!(machine.check().unwrap(), Vec::<String>::new());
+    let again = batch(&machine, session, 6, vec![make("new", ino)]).await.unwrap();
+    assert!(matches!(again[0], Ok(OpReply::Entry { created: true, .. })), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_from_before_gets_its_results_again() {
+    let disk = SimDisk::new();
+    let (machine, session, ino) = begin(&disk, 1 << 30).await;
+    let ops = vec![make("new", ino)];
+    let results = batch(&machine, session, 2, ops.clone()).await.unwrap();
+    drop(machine);
+    disk.set_available(RESERVE - 1);
+    let machine = open_on(&disk);
+    let applied = machine.progress().applied;
+    assert_eq!(batch(&machine, session, 2, ops).await.unwrap(), results);
+    assert_eq!(machine.progress().applied, applied, "it needs no entry, and so no room");
+    // Commands that are no batch are refused as a whole.
+    let open = Command::OpenSession { client: ClientInfo::default(), time: time(2) };
+    assert_eq!(machine.submit(open).await, Err(FsError::NoSpace));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removing_goes_on_with_less_than_a_segment_left() {
+    let names: Vec<String> = (0..200).map(|n| format!("a name of some length {n}")).collect();
+    let disk = SimDisk::new();
+    let (machine, session, first) = begin(&disk, 1 << 30).await;
+    let inos = (first.0..).map(Ino);
+    let creates: Vec<Op> = names.iter().zip(inos).map(|(name, ino)| make(name, ino)).collect();
+    assert!(batch(&machine, session, 2, creates).await.unwrap().iter().all(Result::is_ok));
+    disk.set_available(SEGMENT / 4);
+    let segments = || disk.list().unwrap().iter().filter(|name| name.starts_with("log-")).count();
+    let before = segments();
+    for (name, n) in names.iter().zip(202..) {
+        let results = batch(&machine, session, n, vec![unlink(name)]).await.unwrap();
+        assert!(results[0].is_ok(), "{name}: {results:?}");
+    }
+    assert!(segments() > before + 1, "the first segment was large enough");
+    let killed = disk.kill();
+    drop(machine);
+    let machine = open_on(&killed);
+    assert_eq!(machine.read(|snapshot| Ok(snapshot.inode(Ino::ROOT)?.unwrap().entries)).unwrap(), 1);
+}
