@@ -206,7 +206,8 @@ mount_at() {
     MOUNT_PID=$SPAWNED_PID
     LIB_MOUNTS+=("$dir")
     mounted_or_dead() { is_mounted "$dir" || gone "$MOUNT_PID"; }
-    wait_until 20 mounted_or_dead || true
+    # A mount that was killed is waited for until its session is over, 30 s after it or its server was last up.
+    wait_until 50 mounted_or_dead || true
     is_mounted "$dir" || { say "mount at $dir did not come up:"; tail -n 30 "$SPAWNED_LOG" >&2; return 1; }
 }
 # cluster_start [MOUNTS]: metadata and data daemon, and mounts $WORK_DIR/mnt-a, mnt-b ...; paths in MNT_A and MNT_B.
