@@ -328,13 +328,15 @@ impl Session {
         }
     }
 
-    /// Operations of `session` up to `durable` are on stable storage.
-    fn note_durable(&self, session: SessionId, durable: Seq) {
+    /// Operations of `session` up to `durable` are on stable storage. False if it is over.
+    fn note_durable(&self, session: SessionId, durable: Seq) -> bool {
         let mut log = self.log.lock();
         // Under the lock: the log of an ended session is cleared before the next one has a number.
-        if self.session() == session {
+        let goes_on = self.session() == session;
+        if goes_on {
             log.forget(durable);
         }
+        goes_on
     }
 
     // --- Events
@@ -465,12 +467,10 @@ impl MetaClient for Session {
             let durable =
                 self.calls.call(|client, id| async move { client.sync(context(), id, through).await }).await;
             match durable {
-                Ok(durable) => {
-                    self.note_durable(session, durable);
-                    if durable >= through {
-                        return Ok(());
-                    }
-                }
+                // The call was repeated for the next session: its numbers say nothing of ours.
+                Ok(durable) if !self.note_durable(session, durable) => return Err(FsError::Evicted),
+                Ok(durable) if durable >= through => return Ok(()),
+                Ok(_) => {}
                 // The batch waits at the server, or the server lost operations with its power, and they are
                 // on their way again.
                 Err(FsError::OutOfOrder) => tokio::time::sleep(REFUSED_PAUSE).await,
@@ -573,3 +573,7 @@ impl MetaClient for Session {
             .await
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
