@@ -9,6 +9,10 @@ use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, Seq};
 use cairn_common::proto::meta::{DataLease, OpenState};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Pause between tries to store what a recall needs stored.
+const TRY_PAUSE: Duration = Duration::from_millis(100);
 
 impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     async fn flush_for_others(&self, ino: Ino) -> FsResult<()> {
@@ -31,18 +35,22 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     /// Stores what is dirty before others may write. What cannot be stored now is given up: stored later, it
     /// would lie over what the others wrote after it.
     async fn flush_or_drop(&self, ino: Ino) {
+        let mut last = FsError::Io;
         for _ in 0..LAST_TRIES {
-            if self.flush_for_others(ino).await.is_ok() {
-                return;
+            match self.flush_for_others(ino).await {
+                Ok(()) => return,
+                Err(error) => last = error,
             }
+            // A commit that is refused fails at once, and the space that it needs may just be coming.
+            tokio::time::sleep(TRY_PAUSE).await;
         }
         let Some(inode) = self.inodes.get(ino) else { return };
         let mut state = inode.lock();
         let lost = state.dirty.bytes();
         if lost > 0 {
-            tracing::error!(%ino, lost, "written data is lost: it could not be stored when another mount needed the file");
+            tracing::error!(%ino, lost, error = %last, "written data is lost: it could not be stored when another mount needed the file");
             self.free_dirty(&mut state, 0, u64::MAX);
-            state.store_error(FsError::Io);
+            state.store_error(last);
         }
     }
 

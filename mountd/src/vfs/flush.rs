@@ -444,9 +444,10 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         Ok(self.meta.last_submitted())
     }
 
-    /// Stores and commits everything.
+    /// Stores and commits everything. Also ends what is on its way for nothing: a block that is stored
+    /// and not told of would stay on the data daemon for ever.
     pub(super) async fn flush_all(&self) -> FsResult<()> {
-        if self.buffer.is_clean() {
+        if self.buffer.is_clean() && self.progress.borrow().done >= self.buffer.last_sealed() {
             return Ok(());
         }
         self.flush_through(self.buffer.last_segment()).await

@@ -52,8 +52,7 @@ use unlinked::Unlinked;
 /// Closed files whose pages the kernel may still hold.
 const CLOSED_REMEMBERED: NonZeroUsize = NonZeroUsize::new(64 << 10).expect("not zero");
 
-/// How often a flush that must not wait for better times is tried; each try ends with a failure of its own,
-/// with pauses between.
+/// How often a flush that must not wait for better times is tried; each try ends with a failure of its own.
 const LAST_TRIES: u32 = 5;
 
 /// What a mount is made with.
