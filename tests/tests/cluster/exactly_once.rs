@@ -3,7 +3,7 @@
 
 use crate::data::{frame, unframe};
 use crate::model::pattern;
-use cairn_tests::harness::{Cluster, Mount, MountSettings, Proxy, random, seed, within};
+use cairn_tests::harness::{Cluster, File, Mount, MountSettings, Proxy, random, seed, within};
 use rand::Rng;
 
 /// Bytes after which a connection is cut: an attach needs some hundreds of them.
@@ -11,7 +11,7 @@ const CUT: std::ops::Range<u64> = 300..6_000;
 const WORKERS: u64 = 3;
 const ROUNDS: u64 = 40;
 /// Each record waits for the other mount, too.
-const RECORDS: u64 = 20;
+const RECORDS: u64 = 40;
 
 /// Every call must succeed as it would have on a connection that lives.
 async fn work(mount: Mount, worker: u64) {
@@ -81,16 +81,22 @@ async fn records_are_appended_exactly_once_over_a_broken_network() {
     let other = b.open("log", libc::O_RDWR | libc::O_APPEND).await.unwrap();
     let proxy = Proxy::new(cluster.meta.address()).await;
     let a = Mount::attach("a", proxy.address(), MountSettings::default()).await;
+    // Before the cuts begin: an answer to `open` tells what small records the file holds, and soon
+    // no connection would live long enough for that.
+    let mut files = Vec::new();
+    for _ in 0..WORKERS {
+        files.push(a.open("log", libc::O_RDWR | libc::O_APPEND).await.unwrap());
+    }
     proxy.cut_after(seed, CUT);
-    let append = |mount: Mount, writer: u64| async move {
+    let append = |file: File, writer: u64| async move {
         let mut rng = random(seed + writer);
-        let file = mount.open("log", libc::O_RDWR | libc::O_APPEND).await.unwrap();
         for record in 0..RECORDS {
             file.append(&frame(writer, record, rng.random_range(1..600))).await.unwrap();
         }
         file.close().await.unwrap();
     };
-    let writers: Vec<_> = (1..=WORKERS).map(|writer| tokio::spawn(append(a.clone(), writer))).collect();
+    let writers: Vec<_> =
+        files.into_iter().zip(1..).map(|(file, writer)| tokio::spawn(append(file, writer))).collect();
     for record in 0..RECORDS {
         other.append(&frame(9, record, 100)).await.unwrap();
     }
