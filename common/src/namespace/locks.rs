@@ -21,24 +21,48 @@ pub(super) fn lock<T: Tables + ?Sized>(
     ino: Ino,
     request: &LockRequest,
 ) -> OpResult {
-    let request = normalize(request)?;
+    normalize(request)?;
     target(tables, ino)?;
     let held = tables.locks(ino)?;
-    if conflict(&held, session, &request).is_some() {
-        return Err(FsError::WouldBlock);
-    }
-    let after = replace(&held, session, &request);
-    if after.len() > LOCKS_PER_INODE_MAX && after.len() > held.len() {
-        return Err(FsError::NoLocks);
-    }
+    let after = locks_after(&held, session, request)?;
     if after != held {
         tables.put_locks(ino, &after)?;
     }
     Ok(OpReply::Done)
 }
 
+/// What is held on an inode after `request`, sorted by owner and place.
+///
+/// # Errors
+/// `WouldBlock` if another owner's lock stands in the way, `NoLocks` if there would be too many, `Invalid`
+/// for a range that ends before it begins.
+pub fn locks_after(held: &[HeldLock], session: SessionId, request: &LockRequest) -> FsResult<Vec<HeldLock>> {
+    let request = normalize(request)?;
+    if conflict(held, session, &request).is_some() {
+        return Err(FsError::WouldBlock);
+    }
+    let after = replace(held, session, &request);
+    if after.len() > LOCKS_PER_INODE_MAX && after.len() > held.len() {
+        return Err(FsError::NoLocks);
+    }
+    Ok(after)
+}
+
+/// The first lock of another owner that stands in the way of `request`.
+///
+/// # Errors
+/// `Invalid` for a range that ends before it begins.
+pub fn lock_in_the_way(
+    held: &[HeldLock],
+    session: SessionId,
+    request: &LockRequest,
+) -> FsResult<Option<HeldLock>> {
+    let request = normalize(request)?;
+    Ok(conflict(held, session, &request).copied())
+}
+
 /// `flock` is about the whole file; a range has a first byte that is not after its last.
-pub(super) fn normalize(request: &LockRequest) -> FsResult<LockRequest> {
+fn normalize(request: &LockRequest) -> FsResult<LockRequest> {
     let mut request = *request;
     if request.owner.family == LockFamily::Flock {
         (request.start, request.end) = (0, LAST_BYTE);
@@ -47,12 +71,7 @@ pub(super) fn normalize(request: &LockRequest) -> FsResult<LockRequest> {
     if request.start > request.end { Err(FsError::Invalid) } else { Ok(request) }
 }
 
-/// The first lock of another owner that stands in the way.
-pub(super) fn conflict<'a>(
-    held: &'a [HeldLock],
-    session: SessionId,
-    request: &LockRequest,
-) -> Option<&'a HeldLock> {
+fn conflict<'a>(held: &'a [HeldLock], session: SessionId, request: &LockRequest) -> Option<&'a HeldLock> {
     if request.kind == LockType::Unlock {
         return None;
     }

@@ -2,7 +2,7 @@
 
 use super::dentry::{self, FIRST_COOKIE};
 use super::inode::{directory, file, named, target};
-use super::locks::{conflict, normalize};
+use super::locks::lock_in_the_way;
 use super::op::{Extent, ExtentData, LockRequest};
 use super::tables::{HeldLock, Read};
 use crate::attr::{Attr, FileKind};
@@ -97,9 +97,8 @@ pub fn test_lock<T: Read + ?Sized>(
     ino: Ino,
     lock: &LockRequest,
 ) -> FsResult<Option<HeldLock>> {
-    let lock = normalize(lock)?;
     target(tables, ino)?;
-    Ok(conflict(&tables.locks(ino)?, session, &lock).copied())
+    lock_in_the_way(&tables.locks(ino)?, session, lock)
 }
 
 /// Extents that overlap `start..end`, whole. The page ends early where it is full, but not before it has one.

@@ -142,7 +142,10 @@ pub trait EventSink: Send + Sync + 'static {
     fn lock_released(&self, ino: Ino);
     /// Let the kernel cache no names and attributes any more, and drop those that it has.
     fn shared(&self, generation: u64) -> impl Future<Output = ()> + Send;
-    /// This is the only mount: the kernel may cache names and attributes.
+    /// Tell the server of all locks that were decided here. Waits for its answers, so not to be called while
+    /// the session is being taken up.
+    fn hand_over_locks(&self) -> impl Future<Output = ()> + Send;
+    /// This is the only mount: the kernel may cache names and attributes, locks are decided here.
     fn sole(&self, generation: u64);
     /// All that is open or dirty here, for taking the session up again.
     fn open_states(&self) -> Vec<OpenState>;

@@ -372,7 +372,10 @@ impl Session {
                 EventBody::Flush { inos } => sink.flush(inos).await,
                 EventBody::Uncache { ino, generation } => sink.uncache(ino, generation).await,
                 EventBody::Invalidate { ino } => sink.invalidate(ino).await,
-                EventBody::Shared { generation } => sink.shared(generation).await,
+                EventBody::Shared { generation } => {
+                    sink.shared(generation).await;
+                    sink.hand_over_locks().await;
+                }
                 EventBody::LockReleased { ino } => return sink.lock_released(ino),
                 EventBody::Sole { generation } => return sink.sole(generation),
             }

@@ -61,6 +61,7 @@ impl EventSink for NoSink {
     async fn invalidate(&self, _: Ino) {}
     fn lock_released(&self, _: Ino) {}
     async fn shared(&self, _: u64) {}
+    async fn hand_over_locks(&self) {}
     fn sole(&self, _: u64) {}
     fn open_states(&self) -> Vec<OpenState> {
         Vec::new()

@@ -1,6 +1,7 @@
 //! What the server asks of this mount: give data back, stop caching. Nothing here waits for a request
 //! that may itself wait at the server for another mount.
 
+use super::file_locks::FileLocks;
 use super::inode::State;
 use super::{LAST_TRIES, Vfs};
 use crate::client::{DataClient, EventSink, MetaClient};
@@ -126,6 +127,10 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
         }
     }
 
+    async fn hand_over_locks(&self) {
+        self.hand_over().await;
+    }
+
     fn sole(&self, generation: u64) {
         self.dirs.clear();
         // What others changed of open files meanwhile was not told here.
@@ -164,7 +169,7 @@ impl State {
         // The next session numbers its operations from 1 again.
         self.attr_seq = Seq(0);
         self.registered = super::inode::Registered::default();
-        self.lock_owners.clear();
+        self.locks = FileLocks::default();
         self.drop_cached();
         if lost {
             self.store_error(FsError::Io);

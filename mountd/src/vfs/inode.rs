@@ -1,15 +1,15 @@
 //! Inodes that are open or dirty here, and what this mount knows of each. Others are not in the table:
 //! the kernel's inode number is the server's, so a lookup leaves nothing to remember.
 
+use super::file_locks::FileLocks;
 use crate::cache::extent::ExtentCache;
 use crate::writeback::dirty::DirtyMap;
 use cairn_common::attr::{Attr, Timestamp};
 use cairn_common::error::FsError;
 use cairn_common::ids::{Ino, Seq};
-use cairn_common::namespace::op::LockOwner;
 use cairn_common::proto::meta::{CloseItem, DataLease, OpenState};
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 const SHARDS: usize = 16;
@@ -55,8 +55,7 @@ pub struct State {
     pub error: StoredError,
     /// No names left: dirty data need not be stored once nobody has it open.
     pub unlinked: bool,
-    /// Owners of POSIX locks taken through this mount.
-    pub lock_owners: HashSet<LockOwner>,
+    pub locks: FileLocks,
     /// Bytes of a shared file that went into the metadata since it was opened.
     pub inline_bytes: u64,
 }

@@ -1,13 +1,16 @@
-//! Locks across mounts: the server holds them; a waiter here tries again when it is told of a release.
+//! Locks on files: asks who decides ([`FileLocks`]) and does what that takes. A waiter tries again when it
+//! is told of a release.
 
 use super::Vfs;
-use crate::client::{DataClient, MetaClient};
+use super::file_locks::{Decision, FileLocks, Released};
+use super::inode::{Inode, State};
+use crate::client::{DataClient, MetaClient, OpTicket};
 use crate::fuse::interrupt::Interrupt;
 use crate::fuse::ops::LockInfo;
 use cairn_common::attr::Caller;
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::Ino;
-use cairn_common::namespace::op::{LockFamily, LockRequest, LockType, OpBody};
+use cairn_common::ids::{Ino, SessionId};
+use cairn_common::namespace::op::{LockFamily, LockOwner, LockRequest, LockType, OpBody};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +19,9 @@ use tokio::sync::Notify;
 
 /// A waiter tries again after this long, should the word of a release have been lost.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Pause before the server is told again of locks that it refused to take over.
+const TELL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who waits for a lock, by file.
 #[derive(Debug, Default)]
@@ -37,7 +43,7 @@ impl LockWaiters {
         }
     }
 
-    /// A lock on `ino` was released.
+    /// A lock on `ino` was released, or another place decides about it now.
     pub fn wake(&self, ino: Ino) {
         if let Some(notify) = self.files.lock().get(&ino) {
             notify.notify_waiters();
@@ -45,9 +51,22 @@ impl LockWaiters {
     }
 }
 
+/// What follows from a [`Decision`].
+enum Step<T, S> {
+    Here(T),
+    /// The server was asked: by what was done while the decision could not change.
+    Server(S),
+    Move(SessionId, Vec<OpTicket>),
+    Wait,
+}
+
 impl<M: MetaClient, D: DataClient> Vfs<M, D> {
-    pub(super) async fn test_lock(&self, ino: Ino, lock: LockRequest) -> FsResult<Option<LockInfo>> {
-        let held = self.meta.test_lock(ino, lock).await?;
+    pub(super) async fn test_lock(&self, inode: &Inode, lock: LockRequest) -> FsResult<Option<LockInfo>> {
+        let decided = self.decided(inode, |locks, session, sole| locks.test(session, sole, &lock), || ());
+        let held = match decided.await {
+            Ok(held) => held?,
+            Err(()) => self.meta.test_lock(inode.ino, lock).await?,
+        };
         let ours = self.meta.session();
         Ok(held.map(|held| LockInfo {
             write: held.write,
@@ -60,22 +79,17 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     pub(super) async fn set_lock(
         &self,
         caller: &Caller,
-        ino: Ino,
+        inode: &Inode,
         lock: LockRequest,
         wait: bool,
         interrupt: &Interrupt,
     ) -> FsResult<()> {
-        let mut known = false;
-        if lock.kind != LockType::Unlock
-            && let Some(inode) = self.inodes.get(ino)
-        {
-            known = !inode.lock().lock_owners.insert(lock.owner);
-        }
-        match self.try_lock(caller, ino, lock).await {
+        let known = inode.lock().locks.knows(lock.owner);
+        match self.try_lock(caller, inode, lock).await {
             Err(FsError::WouldBlock) if known && lock.owner.family == LockFamily::Flock => {
                 // As Linux does: a `flock` that changes its kind is given up first, also if the new one cannot be
                 // had. Else two holders that both want to become exclusive would wait for each other.
-                self.try_lock(caller, ino, LockRequest { kind: LockType::Unlock, ..lock }).await?;
+                self.try_lock(caller, inode, LockRequest { kind: LockType::Unlock, ..lock }).await?;
             }
             Err(FsError::WouldBlock) => {}
             other => return other,
@@ -83,20 +97,33 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         if !wait {
             return Err(FsError::WouldBlock);
         }
-        let notify = self.lock_waiters.join(ino);
-        let result = self.wait_for_lock(caller, ino, lock, &notify, interrupt).await;
-        self.lock_waiters.leave(ino, notify);
+        let notify = self.lock_waiters.join(inode.ino);
+        let result = self.wait_for_lock(caller, inode, lock, &notify, interrupt).await;
+        self.lock_waiters.leave(inode.ino, notify);
         result
     }
 
-    async fn try_lock(&self, caller: &Caller, ino: Ino, lock: LockRequest) -> FsResult<()> {
-        self.meta.submit(caller, OpBody::Lock { ino, lock }).await.map(|_done| ())
+    async fn try_lock(&self, caller: &Caller, inode: &Inode, lock: LockRequest) -> FsResult<()> {
+        let decided = self.decided(
+            inode,
+            |locks, session, sole| locks.set(session, sole, &lock),
+            || self.meta.submit(caller, OpBody::Lock { ino: inode.ino, lock }),
+        );
+        match decided.await {
+            Ok(result) => {
+                if lock.kind != LockType::Write {
+                    self.lock_waiters.wake(inode.ino);
+                }
+                result
+            }
+            Err(asked) => asked.await.map(|_done| ()),
+        }
     }
 
     async fn wait_for_lock(
         &self,
         caller: &Caller,
-        ino: Ino,
+        inode: &Inode,
         lock: LockRequest,
         notify: &Notify,
         interrupt: &Interrupt,
@@ -105,7 +132,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             // Listening begins before the try: a release between the two is not missed.
             let mut released = std::pin::pin!(notify.notified());
             released.as_mut().enable();
-            match self.try_lock(caller, ino, lock).await {
+            match self.try_lock(caller, inode, lock).await {
                 Err(FsError::WouldBlock) => {}
                 other => return other,
             }
@@ -116,5 +143,100 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
                 () = self.cancel.cancelled() => return Err(FsError::Interrupted),
             }
         }
+    }
+
+    /// Drops all locks of an owner whose descriptor is closed; the ticket is the server's answer, if it was told.
+    pub(super) fn release_locks(
+        &self,
+        caller: &Caller,
+        inode: &Inode,
+        state: &mut State,
+        owner: LockOwner,
+    ) -> Option<OpTicket> {
+        let Released { tell_server, wake } = state.locks.release(owner);
+        if wake {
+            self.lock_waiters.wake(inode.ino);
+        }
+        tell_server.then(|| self.meta.submit(caller, OpBody::ReleaseLocks { ino: inode.ino, owner }))
+    }
+
+    /// Another mount is about to be let in: the server decides about all locks when this returns.
+    pub(super) async fn hand_over(&self) {
+        for inode in self.inodes.all() {
+            // Nothing is asked of the server but what a move takes.
+            let (Ok(()) | Err(())) =
+                self.decided(&inode, |locks, session, _sole| locks.hand_over(session), || ()).await;
+        }
+    }
+
+    /// The answer of `ask` if this mount decides, what `server` returned if the server does. What has to be
+    /// moved before is moved.
+    async fn decided<T, S>(
+        &self,
+        inode: &Inode,
+        ask: impl Fn(&mut FileLocks, SessionId, bool) -> Decision<T>,
+        server: impl Fn() -> S,
+    ) -> Result<T, S> {
+        let notify = self.lock_waiters.join(inode.ino);
+        let decided = loop {
+            let mut moved = std::pin::pin!(notify.notified());
+            moved.as_mut().enable();
+            match self.step(inode, &ask, &server) {
+                Step::Here(answer) => break Ok(answer),
+                Step::Server(asked) => break Err(asked),
+                Step::Move(session, told) => self.tell_server(inode, session, told).await,
+                Step::Wait => tokio::select! {
+                    () = moved => {}
+                    () = tokio::time::sleep(RETRY) => {}
+                },
+            }
+        };
+        self.lock_waiters.leave(inode.ino, notify);
+        decided
+    }
+
+    /// Under the inode's lock as a whole: the operation log has what follows from decisions in their order.
+    fn step<T, S>(
+        &self,
+        inode: &Inode,
+        ask: &impl Fn(&mut FileLocks, SessionId, bool) -> Decision<T>,
+        server: &impl Fn() -> S,
+    ) -> Step<T, S> {
+        let mut state = inode.lock();
+        let session = self.meta.session();
+        match ask(&mut state.locks, session, self.policy.is_sole()) {
+            Decision::Here(answer) => Step::Here(answer),
+            Decision::Server => Step::Server(server()),
+            Decision::Move(locks) => Step::Move(session, self.submit_locks(inode, locks)),
+            Decision::Wait => Step::Wait,
+        }
+    }
+
+    fn submit_locks(&self, inode: &Inode, locks: Vec<LockRequest>) -> Vec<OpTicket> {
+        let caller = Caller::default();
+        let submit = |lock| self.meta.submit(&caller, OpBody::Lock { ino: inode.ino, lock });
+        locks.into_iter().map(submit).collect()
+    }
+
+    /// Waits until the server has taken all locks over. What it refuses (its disk is full, say) is told again:
+    /// a lock that a program holds cannot be taken from it. If it goes on refusing, it ends the session.
+    async fn tell_server(&self, inode: &Inode, session: SessionId, mut told: Vec<OpTicket>) {
+        loop {
+            let mut refused = None;
+            for answer in told {
+                refused = answer.await.err().or(refused);
+            }
+            let Some(error) = refused else { break };
+            tracing::warn!(ino = %inode.ino, %error, "the metadata daemon does not take a lock over; trying again");
+            tokio::time::sleep(TELL_PAUSE).await;
+            let state = inode.lock();
+            let locks = state.locks.to_move(session);
+            if locks.is_empty() {
+                break;
+            }
+            told = self.submit_locks(inode, locks);
+        }
+        inode.lock().locks.moved(session);
+        self.lock_waiters.wake(inode.ino);
     }
 }

@@ -5,6 +5,7 @@ pub mod atime;
 pub mod attr;
 pub mod dirs;
 pub mod events;
+pub mod file_locks;
 pub mod flush;
 pub mod handle;
 pub mod inode;

@@ -227,18 +227,17 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let mut state = inode.lock();
         state.handles -= 1;
         state.writers -= u32::from(file.writable);
-        let flock = flock_owner.map(|owner| LockOwner { family: LockFamily::Flock, owner });
-        let locked = flock.filter(|owner| state.lock_owners.remove(owner));
+        if let Some(owner) = flock_owner {
+            let owner = LockOwner { family: LockFamily::Flock, owner };
+            // Nobody waits for it, but the operation log does not forget it.
+            drop(self.release_locks(&Caller::default(), inode, &mut state, owner));
+        }
         if state.unlinked {
             self.discard_later(inode.ino, &state);
         } else if state.handles == 0 {
             self.move_inline(inode.ino, &mut state);
         }
         drop(state);
-        if let Some(owner) = locked {
-            // Nobody waits for it, but the operation log does not forget it.
-            drop(self.meta.submit(&Caller::default(), OpBody::ReleaseLocks { ino: inode.ino, owner }));
-        }
         self.retire(inode.ino);
     }
 
@@ -251,21 +250,30 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         }
     }
 
-    /// Whether `flush` has nothing to wait for.
-    pub(super) fn holds_no_lock(state: &State, lock_owner: u64) -> bool {
-        !state.lock_owners.contains(&LockOwner { family: LockFamily::Posix, owner: lock_owner })
+    /// A descriptor is closed: POSIX drops all locks of the process, and errors are told. `None`: the server has
+    /// to drop some, ask [`Vfs::flush_handle`].
+    pub(super) fn try_flush_handle(&self, fh: Fh, lock_owner: u64) -> Option<FsResult<()>> {
+        let Some(file) = self.handles.file(fh) else { return Some(Err(FsError::BadHandle)) };
+        let owner = LockOwner { family: LockFamily::Posix, owner: lock_owner };
+        let mut state = file.inode.lock();
+        if state.locks.knows(owner) && !state.locks.are_here() {
+            return None;
+        }
+        drop(self.release_locks(&Caller::default(), &file.inode, &mut state, owner));
+        Some(Self::stored_error(&file, &state))
     }
 
-    /// A descriptor is closed: POSIX drops all locks of the process, and errors are told.
+    /// See [`Vfs::try_flush_handle`].
     pub(super) async fn flush_handle(&self, caller: &Caller, fh: Fh, lock_owner: u64) -> FsResult<()> {
         let file = self.handles.file(fh).ok_or(FsError::BadHandle)?;
         let owner = LockOwner { family: LockFamily::Posix, owner: lock_owner };
-        let (locked, result) = {
+        let (told, result) = {
             let mut state = file.inode.lock();
-            (state.lock_owners.remove(&owner), Self::stored_error(&file, &state))
+            let told = self.release_locks(caller, &file.inode, &mut state, owner);
+            (told, Self::stored_error(&file, &state))
         };
-        if locked {
-            self.meta.submit(caller, OpBody::ReleaseLocks { ino: file.inode.ino, owner }).await?;
+        if let Some(told) = told {
+            told.await?;
         }
         result
     }

@@ -205,9 +205,7 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
     }
 
     fn try_flush(&self, _ino: Ino, fh: Fh, lock_owner: u64) -> Option<FsResult<()>> {
-        let Some(file) = self.handles.file(fh) else { return Some(Err(FsError::BadHandle)) };
-        let state = file.inode.lock();
-        Self::holds_no_lock(&state, lock_owner).then(|| Self::stored_error(&file, &state))
+        self.try_flush_handle(fh, lock_owner)
     }
 
     async fn flush(self: Arc<Self>, caller: Caller, _ino: Ino, fh: Fh, lock_owner: u64) -> FsResult<()> {
@@ -289,23 +287,23 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
     async fn getlk(
         self: Arc<Self>,
         _caller: Caller,
-        ino: Ino,
-        _fh: Fh,
+        _ino: Ino,
+        fh: Fh,
         lock: LockRequest,
     ) -> FsResult<Option<LockInfo>> {
-        self.test_lock(self.to_server(ino), lock).await
+        self.test_lock(&self.file(fh)?.inode, lock).await
     }
 
     async fn setlk(
         self: Arc<Self>,
         caller: Caller,
-        ino: Ino,
-        _fh: Fh,
+        _ino: Ino,
+        fh: Fh,
         lock: LockRequest,
         wait: bool,
         interrupt: Interrupt,
     ) -> FsResult<()> {
-        self.set_lock(&caller, self.to_server(ino), lock, wait, &interrupt).await
+        self.set_lock(&caller, &self.file(fh)?.inode, lock, wait, &interrupt).await
     }
 }
 

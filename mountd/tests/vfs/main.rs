@@ -7,6 +7,7 @@
 
 mod behaviour;
 mod fake;
+mod locks;
 mod model;
 mod session;
 mod shared;

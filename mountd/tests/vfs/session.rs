@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 impl Mount {
     /// The server has ended the session, and the mount goes on with another, whose operations are numbered
     /// from 1 again.
-    fn next_session(&self) {
+    pub fn next_session(&self) {
         self.vfs.evicted();
         self.meta.log.lock().clear();
         self.meta.session.fetch_add(1, Ordering::SeqCst);

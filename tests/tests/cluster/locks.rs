@@ -158,3 +158,30 @@ async fn locks_outlive_a_restart_of_the_metadata_daemon() {
     .await;
     third.close().await.unwrap();
 }
+
+/// A sole mount decides about locks by itself; who comes later finds what it holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_mount_finds_the_locks_of_the_first() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let a = cluster.mount("a").await;
+    a.write_file("f", b"content").await.unwrap();
+    let one = open_on(&a).await;
+    let (posix, flock) = (one.owner(Posix), one.owner(Flock));
+    one.try_lock(posix.lock(true, 10, 19)).await.unwrap();
+    one.try_lock(flock.lock_all(false)).await.unwrap();
+    let waiting = wait_for(open_on(&a).await, Posix);
+    // A new server knows nothing of these locks, but of the mount.
+    cluster.meta.stop().await;
+    cluster.meta.start().await;
+    let b = within("a second mount comes", cluster.mount("b")).await;
+    let two = open_on(&b).await;
+    assert_eq!(two.try_lock(two.owner(Posix).lock(false, 19, 19)).await, Err(FsError::WouldBlock));
+    two.try_lock(two.owner(Posix).lock(true, 20, 29)).await.unwrap();
+    assert_eq!(two.try_lock(two.owner(Flock).lock_all(true)).await, Err(FsError::WouldBlock));
+    two.try_lock(two.owner(Flock).lock_all(false)).await.unwrap();
+    assert!(!waiting.is_finished(), "a lock was given twice");
+    two.close().await.unwrap();
+    one.try_lock(posix.unlock(0, u64::MAX >> 1)).await.unwrap();
+    within("the waiter is woken", waiting).await.unwrap().close().await.unwrap();
+    one.close().await.unwrap();
+}
