@@ -74,6 +74,9 @@ pub struct MetaSettings {
     /// Evict mounts that gave no sign of life for so long [default: 30s]
     #[arg(long, value_name = "TIME")]
     session_timeout: Option<HumanDuration>,
+    /// Evict mounts that show life but did not give back in so long what another needs [default: 5m]
+    #[arg(long, value_name = "TIME")]
+    recall_timeout: Option<HumanDuration>,
     /// After a start, wait at most so long for the mounts known before [default: 10s]
     #[arg(long, value_name = "TIME")]
     grace: Option<HumanDuration>,
@@ -91,6 +94,7 @@ impl MetaSettings {
             data_dir: self.data_dir.or(base.data_dir),
             listen: self.listen.or(base.listen),
             session_timeout: self.session_timeout.or(base.session_timeout),
+            recall_timeout: self.recall_timeout.or(base.recall_timeout),
             grace: self.grace.or(base.grace),
             cache: self.cache.or(base.cache),
         })
@@ -104,6 +108,9 @@ impl MetaSettings {
         if let Some(HumanDuration(timeout)) = self.session_timeout {
             config.sessions.timeout = timeout;
         }
+        if let Some(HumanDuration(recall)) = self.recall_timeout {
+            config.sessions.recall = recall;
+        }
         if let Some(HumanDuration(grace)) = self.grace {
             config.sessions.grace = grace;
         }
@@ -112,6 +119,9 @@ impl MetaSettings {
         }
         if config.sessions.timeout < SHORTEST_TIMEOUT {
             return Err(SettingsError::Refused("session-timeout must be at least 1s"));
+        }
+        if config.sessions.recall < SHORTEST_TIMEOUT {
+            return Err(SettingsError::Refused("recall-timeout must be at least 1s"));
         }
         Ok(config)
     }

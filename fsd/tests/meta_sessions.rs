@@ -131,7 +131,8 @@ async fn who_gives_up_an_open_does_not_hold_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_session_is_evicted() {
-    let times = SessionTimes { timeout: Duration::from_millis(600), grace: Duration::from_millis(100) };
+    let times =
+        SessionTimes { timeout: Duration::from_millis(600), grace: Duration::from_millis(100), ..patient() };
     let server = Server::start(times).await;
     let link = server.connect();
     let silent = attach(&link, None, Vec::new()).await.unwrap();
@@ -151,12 +152,33 @@ async fn a_silent_session_is_evicted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mount_that_owes_an_acknowledgement_is_evicted_though_it_polls() {
-    let times = SessionTimes { timeout: Duration::from_millis(600), grace: Duration::from_millis(100) };
+    let times = SessionTimes { recall: Duration::from_millis(600), ..patient() };
     let server = Server::start(times).await;
     let (mut a, b) = two(&server).await;
     let ino = a.create("f", true).await;
     assert_eq!(b.getattr(ino).await.unwrap().size, 0, "answered when A is gone");
     assert_eq!(a.getattr(ino).await, Err(FsError::Evicted));
+}
+
+/// Its data may be on the way to a disk that is slow, or full: as long as it lives it is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_living_mount_may_take_long_to_give_back() {
+    let times = SessionTimes { timeout: Duration::from_millis(400), ..patient() };
+    let server = Server::start(times).await;
+    let (mut a, b) = two(&server).await;
+    let ino = a.create("f", true).await;
+    let (link, session) = (b.link.clone(), b.session);
+    let looking =
+        tokio::spawn(
+            async move { ask(&link, |c| async move { c.getattr(context(), session, ino).await }).await },
+        );
+    let event = a.event().await;
+    assert_eq!(event.body, EventBody::Flush { inos: vec![ino] });
+    tokio::time::sleep(times.timeout * 4).await;
+    assert!(!looking.is_finished(), "nobody has given anything back");
+    a.acknowledge(&event).await;
+    assert_eq!(within(looking).await.unwrap().unwrap().ino, ino);
+    a.getattr(ino).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -188,7 +210,7 @@ async fn after_a_restart_requests_wait_for_all_known_sessions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_grace_ends_without_those_who_stay_away() {
-    let times = SessionTimes { timeout: Duration::from_secs(60), grace: Duration::from_millis(300) };
+    let times = SessionTimes { grace: Duration::from_millis(300), ..patient() };
     let mut server = Server::start(times).await;
     let (a, b) = two(&server).await;
     drop(b);

@@ -33,15 +33,22 @@ const SCAN_DELAY: Duration = Duration::from_secs(2);
 /// Times of sessions.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionTimes {
-    /// Without contact, or with an event unacknowledged, for this long: evicted.
+    /// Without contact for this long: evicted.
     pub timeout: Duration,
+    /// In contact, but with an event unacknowledged for this long: evicted. Far longer: it may wait for a data
+    /// daemon to take what others are to see.
+    pub recall: Duration,
     /// Longest wait for known sessions after a start.
     pub grace: Duration,
 }
 
 impl Default for SessionTimes {
     fn default() -> SessionTimes {
-        SessionTimes { timeout: Duration::from_secs(30), grace: Duration::from_secs(10) }
+        SessionTimes {
+            timeout: Duration::from_secs(30),
+            recall: Duration::from_secs(300),
+            grace: Duration::from_secs(10),
+        }
     }
 }
 
@@ -52,6 +59,17 @@ pub enum ReapWork {
     Inode(cairn_common::ids::Ino),
     /// Look at all inodes without names.
     Scan,
+}
+
+/// Why a session is to be evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Overdue {
+    #[error("no sign of life for {0:?}")]
+    Silent(Duration),
+    #[error("it did not give back for {0:?} what another mount needs")]
+    Owes(Duration),
+    #[error("more than {QUEUE_MAX} events wait for it")]
+    Behind,
 }
 
 #[derive(Debug)]
@@ -84,10 +102,16 @@ impl Live {
         self.owed.values_mut().for_each(|since| *since = now);
     }
 
-    /// When it will have been silent, or in debt, for too long.
-    fn expires(&self, timeout: Duration) -> Instant {
-        let oldest = self.owed.first_key_value().map_or(self.contact, |(_, since)| *since);
-        oldest.min(self.contact) + timeout
+    /// Why it is to be evicted, if it is.
+    fn overdue(&self, times: SessionTimes, now: Instant) -> Option<Overdue> {
+        let owed = self.owed.first_key_value();
+        if self.contact + times.timeout <= now {
+            Some(Overdue::Silent(times.timeout))
+        } else if owed.is_some_and(|(_, since)| *since + times.recall <= now) {
+            Some(Overdue::Owes(times.recall))
+        } else {
+            (self.queue.len() > QUEUE_MAX).then_some(Overdue::Behind)
+        }
     }
 }
 
@@ -279,20 +303,20 @@ impl Sessions {
         }
     }
 
-    /// Sessions that have been silent, or owe an acknowledgement, for too long; and when to look again.
+    /// Sessions to be evicted, and when to look again.
     /// `None`: there is nothing to watch.
     ///
     /// A process that was stopped itself heard nobody meanwhile: then all get their time again.
-    pub fn expired(&self) -> (Vec<SessionId>, Option<Instant>) {
+    pub fn expired(&self) -> (Vec<(SessionId, Overdue)>, Option<Instant>) {
         let mut state = self.state.lock();
-        let (now, timeout) = (Instant::now(), self.times.timeout);
-        let interval = (timeout / 4).max(Duration::from_millis(5));
+        let now = Instant::now();
+        let interval = (self.times.timeout.min(self.times.recall) / 4).max(Duration::from_millis(5));
         let stopped = now - std::mem::replace(&mut state.swept, now) > interval * 2;
         if stopped {
             state.live.values_mut().for_each(|live| live.heard(now));
         }
-        let gone = |live: &Live| live.expires(timeout) <= now || live.queue.len() > QUEUE_MAX;
-        let expired = state.live.iter().filter(|(_, l)| !l.evicting && gone(l)).map(|(s, _)| *s).collect();
+        let overdue = |live: &Live| if live.evicting { None } else { live.overdue(self.times, now) };
+        let expired = state.live.iter().filter_map(|(id, live)| Some((*id, overdue(live)?))).collect();
         (expired, (!state.live.is_empty()).then(|| now + interval))
     }
 

@@ -11,7 +11,7 @@ const FILE: Ino = Ino(10);
 
 /// Two sessions that are back after a restart; A has FILE open.
 fn two(timeout: Duration) -> Arc<Sessions> {
-    let times = SessionTimes { timeout, grace: timeout };
+    let times = SessionTimes { timeout, recall: timeout, grace: timeout };
     let (reaper, _work) = mpsc::unbounded_channel();
     let known = vec![(A, ClientInfo::default()), (B, ClientInfo::default())];
     let sessions = Sessions::new(0, known, times, reaper);
@@ -49,7 +49,7 @@ async fn who_lets_events_pile_up_is_evicted() {
     for _ in 0..=QUEUE_MAX {
         drop(sessions.tell_wait(|leases| leases.after_change(B, &[FILE])));
     }
-    assert_eq!(sessions.expired().0, [A]);
+    assert_eq!(sessions.expired().0, [(A, Overdue::Behind)]);
     let last = sessions.tell_wait(|leases| leases.after_change(B, &[FILE])).unwrap();
     assert!(sessions.refuse(A));
     assert_eq!(sessions.events(A, 0, Duration::ZERO).await, Err(FsError::Evicted));

@@ -46,7 +46,8 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut ask: impl FnMu
 
 /// Session times that no test waits for.
 pub fn patient() -> SessionTimes {
-    SessionTimes { timeout: Duration::from_secs(60), grace: Duration::from_secs(60) }
+    let long = Duration::from_secs(60);
+    SessionTimes { timeout: long, recall: long, grace: long }
 }
 
 pub struct Server {

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tarpc::client::RpcError;
 use tokio::sync::watch;
 
-/// Longest wait for one answer. The server itself may wait for other mounts to give something back,
-/// as long as its session time-out (30 s by default) lasts: this is longer.
-pub const CALL_DEADLINE: Duration = Duration::from_secs(60);
+/// Longest wait for one answer. The server itself may wait for other mounts to give something back, as long as
+/// its recall time-out (5 min by default) lasts: this is longer. A dead connection shows sooner, by the calls for events.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(360);
 /// Pause before a request is repeated that the server refused for the moment.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 

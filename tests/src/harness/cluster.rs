@@ -34,15 +34,19 @@ impl Default for Options {
     /// One data daemon, and session times that no test waits for.
     fn default() -> Options {
         let long = Duration::from_secs(60);
-        Options { data_daemons: 1, times: SessionTimes { timeout: long, grace: long }, processes: false }
+        Options {
+            data_daemons: 1,
+            times: SessionTimes { timeout: long, recall: long, grace: long },
+            processes: false,
+        }
     }
 }
 
 impl Options {
-    /// Sessions end after this long without a sign of life.
+    /// Sessions end after this long without a sign of life, or with something owed.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Options {
-        self.times.timeout = timeout;
+        (self.times.timeout, self.times.recall) = (timeout, timeout);
         self
     }
 
@@ -128,6 +132,7 @@ impl Daemon {
         match &self.role {
             Role::Meta(times) => {
                 arguments.extend(option("session-timeout", format!("{}ms", times.timeout.as_millis())));
+                arguments.extend(option("recall-timeout", format!("{}ms", times.recall.as_millis())));
                 arguments.extend(option("grace", format!("{}ms", times.grace.as_millis())));
             }
             Role::Data { meta } => arguments.extend(option("meta", meta.to_string())),

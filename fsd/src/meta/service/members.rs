@@ -108,9 +108,8 @@ pub async fn end_grace(meta: Arc<Meta>) {
 pub async fn evict_silent(meta: Arc<Meta>) {
     loop {
         let (expired, next) = meta.sessions.expired();
-        for session in expired {
-            let timeout = meta.sessions.times().timeout;
-            tracing::warn!(target: "cairn", "session {session} evicted: no sign of life, or no acknowledgement, for {timeout:?}");
+        for (session, reason) in expired {
+            tracing::warn!(target: "cairn", "session {session} evicted: {reason}");
             if let Err(error) = end(meta.clone(), session).await {
                 tracing::warn!(%session, %error, "evict session");
             }
