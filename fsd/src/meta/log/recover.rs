@@ -232,6 +232,7 @@ impl Tail {
             file.allocate(0, self.capacity)?;
             file.sync_data()?;
         }
-        Ok(Segment { file, header: self.header, end, capacity: self.capacity, chain: self.chain })
+        let (header, capacity, chain) = (self.header, self.capacity, self.chain);
+        Ok(Segment { file, header, end, capacity, written: end, chain })
     }
 }

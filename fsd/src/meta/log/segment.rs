@@ -13,6 +13,11 @@ use std::sync::Arc;
 pub const HEADER: usize = 64;
 const MAGIC: [u8; 8] = *b"CAIRNLOG";
 const VERSION: u32 = 1;
+/// Zeros written behind a record when it comes to where none are yet. Space that was only set aside has to be
+/// marked as written by the file system with the first bytes in it, and a sync waits for that; in zeros it
+/// writes the bytes and nothing else.
+const ZEROS_AHEAD: u64 = 256 << 10;
+static ZEROS: [u8; ZEROS_AHEAD as usize] = [0; ZEROS_AHEAD as usize];
 
 /// What a segment's file begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +104,8 @@ pub struct Segment {
     pub end: u64,
     /// Bytes set aside.
     pub capacity: u64,
+    /// Up to here something was written: records, or zeros for those to come.
+    pub written: u64,
     /// Checksum of the last record, or of the header.
     pub chain: u32,
 }
@@ -113,7 +120,7 @@ impl Segment {
             // Under its name only when whole: a file called `log-*` always has a valid header.
             disk.rename(&temporary, &name)?;
             disk.sync_dir()?;
-            Ok(Segment { file, header, end: HEADER as u64, capacity, chain })
+            Ok(Segment { file, header, end: HEADER as u64, capacity, written: HEADER as u64, chain })
         });
         result.map_err(|error| {
             if !is_full(&error) {
@@ -149,15 +156,25 @@ impl Segment {
 
     /// Writes encoded records at the end, whole or not at all.
     pub fn append(&mut self, records: &[u8], chain: u32) -> Result<(), LogError> {
-        match write_all_at(&*self.file, &[records], self.end) {
+        let end = self.end + records.len() as u64;
+        let zeros = self.zeros_behind(end);
+        match write_all_at(&*self.file, &[records, zeros], self.end) {
             Ok(()) => {
-                self.end += records.len() as u64;
+                self.end = end;
+                self.written = self.written.max(end + zeros.len() as u64);
                 self.chain = chain;
                 Ok(())
             }
             Err(error) if is_full(&error) => self.take_back(records.len()),
             Err(error) => Err(LogError::failed(format!("append to {}", name(self.header.first)), error)),
         }
+    }
+
+    /// What to write behind records that end at `end`: nothing as long as they stay where zeros are.
+    fn zeros_behind(&self, end: u64) -> &'static [u8] {
+        let until = if end > self.written { (end + ZEROS_AHEAD).min(self.capacity) } else { end };
+        let length = usize::try_from(until.saturating_sub(end)).expect("at most as long as the zeros");
+        &ZEROS[..length]
     }
 
     /// The disk is full although the space was set aside (a file system that can't do that): what was
@@ -228,6 +245,26 @@ mod tests {
         assert!(Header::decode(&bytes).unwrap_err().contains("version 9"));
         bytes[0] = 0;
         assert!(Header::decode(&bytes).unwrap_err().contains("not a log segment"));
+    }
+
+    #[test]
+    fn zeros_go_ahead_of_records() {
+        let disk = SimDisk::new();
+        let capacity = 3 * ZEROS_AHEAD / 2;
+        let mut segment = Segment::create(&disk, header(), capacity).unwrap();
+        let behind = |records: u64| HEADER as u64 + records;
+        segment.append(&[1; 100], 1).unwrap();
+        assert_eq!((segment.end, segment.written), (behind(100), behind(100) + ZEROS_AHEAD));
+        segment.append(&[2; 1000], 2).unwrap();
+        assert_eq!((segment.end, segment.written), (behind(1100), behind(100) + ZEROS_AHEAD));
+        let long = vec![3; usize::try_from(ZEROS_AHEAD).unwrap()];
+        segment.append(&long, 3).unwrap();
+        assert_eq!((segment.end, segment.written), (behind(1100) + ZEROS_AHEAD, capacity));
+        assert!(segment.has_room(8) && !segment.has_room(long.len()));
+        let mut rest = vec![0xff; usize::try_from(capacity - segment.end).unwrap()];
+        crate::disk::read_exact_at(&*segment.file, &mut rest, segment.end).unwrap();
+        assert!(rest.iter().all(|byte| *byte == 0));
+        assert_eq!(segment.file.len().unwrap(), capacity);
     }
 
     #[test]
