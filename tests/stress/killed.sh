@@ -20,12 +20,12 @@ in_time() {
     local ms=$(($(now_ms) - clock))
     if [ "$ms" -lt "$LIMIT_MS" ]; then ok "$1: $ms ms"; else fail "$1 took $ms ms"; fi
 }
-life_files() { find "$CAIRN_RUN_DIR" -name 'mount-*' -printf '%f\n'; }
+life_files() { find "$CAIRN_RUN_DIR" -name 'mount-*' -printf '%f\n' 2>/dev/null || true; }
 
 # A program that has written a file (synced), holds it open and locked, has another one open that has no name any more, and
 # goes on writing what is never synced.
 holder() {
-    python3 - "$1" <<'PYTHON' &
+    python3 - "$1" 2>>"$WORK_DIR/holder.log" <<'PYTHON' &
 import fcntl, os, sys, time
 at = sys.argv[1]
 held = os.open(at + "/held", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -62,12 +62,12 @@ inherits() {
     echo more >>"$1/held" && tail -c 5 "$1/held" | grep -q more || fail "$1: cannot write to the file"
     rm "$1/ready" "$1/held" || fail "$1: cannot remove"
 }
-orphans() { "$(bin cairn)" status --meta "$META_ADDR" --json | jq .orphans; }
+orphans() { "$(bin cairn)" status --meta "$META_ADDR" --json | jq .meta.orphans; }
 no_orphans() { [ "$(orphans)" = 0 ]; }
 
 cluster_start 1
 [ "$(life_files | wc -l)" = 1 ] || fail "a mount has $(life_files | wc -l) life files"
-[ "$(stat -c %a "$CAIRN_RUN_DIR" "$CAIRN_RUN_DIR"/* | tr '\n' ' ')" = "700 600 " ] || fail "others may read what is in the run directory"
+[ "$(find "$CAIRN_RUN_DIR" -printf '%m ')" = "700 600 " ] || fail "others may read what is in the run directory"
 
 # ---- the next mount --------------------------------------------------------------------------------------------------
 first=$(life_files)
@@ -85,7 +85,7 @@ mkdir "$WORK_DIR/back"
 LIB_MOUNTS+=("$WORK_DIR/back")
 unmount "$MNT_A" && wait_until 20 gone "$MNT_A_PID" || fail "umount"
 [ -z "$(life_files)" ] || fail "a clean umount leaves $(life_files)"
-"$(bin cairn-mountd)" "$META_ADDR:/" "$WORK_DIR/back" </dev/null || fail "no mount in the background"
+"$(bin cairn-mountd)" "$META_ADDR:/" "$WORK_DIR/back" </dev/null >"$WORK_DIR/back.log" 2>&1 || fail "no mount in the background"
 murder "$(pgrep -f -- "cairn-mountd .*$WORK_DIR/back( |\$)")" "$WORK_DIR/back"
 mount_at "$MNT_A" || fail "no mount"
 MNT_A_PID=$MOUNT_PID
@@ -106,10 +106,13 @@ mount_at "$MNT_A" || fail "no mount"
 MNT_A_PID=$MOUNT_PID
 murder "$MNT_A_PID" "$MNT_A"
 kill_hard "$META_PID"
+# It waits for the daemon first.
+spawn mount-early "$(bin cairn-mountd)" "$META_ADDR:/" "$MNT_A" -f -o allow_other
+MNT_A_PID=$SPAWNED_PID
+wait_until 20 line_in "can't connect" "$SPAWNED_LOG" || fail "a mount without a metadata daemon says nothing"
 clock=$(now_ms)
 meta_start
-mount_at "$MNT_A" || fail "no mount"
-MNT_A_PID=$MOUNT_PID
+wait_until 50 is_mounted "$MNT_A" || fail "no mount"
 inherits "$MNT_A"
 in_time "the next mount after a restart of the metadata daemon"
 
@@ -133,7 +136,7 @@ echo "not a life file" >"$CAIRN_RUN_DIR/note"
 echo "of another cluster" >"$CAIRN_RUN_DIR/$broken"
 mount_at "$MNT_A" || fail "foreign files stop the mount"
 MNT_A_PID=$MOUNT_PID
-[ "$(tail -n "+$((SPAWNED_FROM + 1))" "$SPAWNED_LOG" | grep -c 'note in .* is not a life file: left alone')" = 1 ] || fail "not one line about a foreign file"
+[ "$(tail -n "+$((SPAWNED_FROM + 1))" "$SPAWNED_LOG" | grep -c 'run/note is not a life file: left alone')" = 1 ] || fail "not one line about a foreign file"
 [ -e "$CAIRN_RUN_DIR/note" ] && [ -e "$CAIRN_RUN_DIR/$broken" ] || fail "foreign files are gone"
 rm "$CAIRN_RUN_DIR/note" "$CAIRN_RUN_DIR/$broken"
 ok "foreign files"
@@ -146,5 +149,6 @@ else
 fi
 
 cluster_stop || fail "the cluster did not end cleanly"
-[ -z "$(ls -A "$CAIRN_RUN_DIR")" ] || fail "left in the run directory: $(ls -A "$CAIRN_RUN_DIR")"
+left=$(find "$CAIRN_RUN_DIR" -mindepth 1)
+[ -z "$left" ] || fail "left in the run directory: $left"
 exit $failed

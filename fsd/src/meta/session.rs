@@ -293,7 +293,11 @@ impl Sessions {
         }
         let gone = |live: &Live| live.expires(timeout) <= now || live.queue.len() > QUEUE_MAX;
         let expired = state.live.iter().filter(|(_, l)| !l.evicting && gone(l)).map(|(s, _)| *s).collect();
-        (expired, (!state.live.is_empty()).then(|| now + interval))
+        // At the next one's time, and not an interval later: others wait for its end. Those whose time is over
+        // are tried again after the interval, if their end fails.
+        let due = state.live.values().map(|live| live.expires(timeout)).filter(|at| *at > now).min();
+        let next = due.map_or(now + interval, |at| at.min(now + interval));
+        (expired, (!state.live.is_empty()).then_some(next))
     }
 
     /// Waits until [`Sessions::expired`] should be asked again.

@@ -158,7 +158,13 @@ impl Place {
             Named::Foreign => Err(io::Error::other("is not a life file")),
         };
         looked.unwrap_or_else(|error| {
-            self.report(name, &error.to_string());
+            // What we say of a file ourselves goes on from its name; what the system says does not.
+            let why = if error.raw_os_error().is_some() {
+                format!("can't be used: {error}")
+            } else {
+                error.to_string()
+            };
+            self.report(name, &why);
             None
         })
     }
@@ -181,8 +187,7 @@ impl Place {
 
     fn report(&self, name: &OsStr, why: &str) {
         if self.reported.lock().insert(name.to_owned()) {
-            let (dir, name) = (self.dir.display(), name.display());
-            tracing::warn!(target: "cairn", "{name} in {dir} {why}: left alone");
+            tracing::warn!(target: "cairn", "{} {why}: left alone", self.dir.join(name).display());
         }
     }
 }
