@@ -206,7 +206,7 @@ mount_at() {
     MOUNT_PID=$SPAWNED_PID
     LIB_MOUNTS+=("$dir")
     mounted_or_dead() { is_mounted "$dir" || gone "$MOUNT_PID"; }
-    # A mount that was killed is waited for until its session is over, 30 s after it or its server was last up.
+    # One that was killed is not waited for, unless it left no life file: then 30 s after it or its server was last up.
     wait_until 50 mounted_or_dead || true
     is_mounted "$dir" || { say "mount at $dir did not come up:"; tail -n 30 "$SPAWNED_LOG" >&2; return 1; }
 }

@@ -220,6 +220,60 @@ async fn the_grace_ends_without_those_who_stay_away() {
     assert_eq!(attach(&a.link, Some(SessionId(999)), Vec::new()).await.unwrap_err(), FsError::Evicted);
 }
 
+/// Ends a session over a connection that is not its own, as who knows that its mount has died.
+async fn end_for(server: &Server, session: SessionId) {
+    ask(&server.connect(), |c| async move { c.detach(context(), session).await }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_mount_had_on_its_way_is_refused() {
+    let server = Server::start(patient()).await;
+    let (mut a, mut b) = two(&server).await;
+    let ino = b.create("f", true).await;
+    let held = a.create("held", false).await;
+    a.op(lock(held, LockType::Write, 1)).await.unwrap();
+    // A's batch waits at the server until B has flushed the file. Then A dies.
+    let (link, cut) = (a.link.clone(), a.batch(vec![commit(ino, block(1, 1), 4096), unlink("held")]));
+    let late = cut.clone();
+    let waiting =
+        tokio::spawn(async move { ask(&link, |c| async move { c.apply(context(), cut).await }).await });
+    let flush = b.event().await;
+    assert_eq!(flush.body, EventBody::Flush { inos: vec![ino] });
+    end_for(&server, a.session).await;
+    b.acknowledge(&flush).await;
+    assert_eq!(within(waiting).await.unwrap().unwrap_err(), FsError::Evicted);
+    // What the network still brings, and an end that somebody else asks for too.
+    assert_eq!(a.send(late).await.unwrap_err(), FsError::Evicted);
+    assert_eq!(a.open(ino, true).await.unwrap_err(), FsError::Evicted);
+    assert_eq!(attach(&a.link, Some(a.session), Vec::new()).await.unwrap_err(), FsError::Evicted);
+    end_for(&server, a.session).await;
+    assert_eq!(b.lookup("held").await.unwrap().ino, held);
+    assert_eq!(b.getattr(ino).await.unwrap().size, 0);
+    b.op(lock(held, LockType::Write, 1)).await.unwrap();
+}
+
+/// A restarted server waits for those it knew. Who is known to be dead it need not wait for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_dead_mount_ends_the_wait_after_a_restart() {
+    let mut server = Server::start(patient()).await;
+    let (a, b) = two(&server).await;
+    server.restart().await;
+    attach(&a.link, Some(a.session), Vec::new()).await.unwrap();
+    let (link, session) = (a.link.clone(), a.session);
+    let look =
+        async move { ask(&link, |c| async move { c.getattr(context(), session, Ino::ROOT).await }).await };
+    let waiting = tokio::spawn(look);
+    tokio::time::sleep(SHORT).await;
+    assert!(!waiting.is_finished(), "answered before B is back");
+    end_for(&server, b.session).await;
+    within(waiting).await.unwrap().unwrap();
+
+    // The only one there was believed to be alone, and can't be told any more that it is not.
+    server.restart().await;
+    end_for(&server, a.session).await;
+    assert!(Mount::new(&server).await.attached.sole);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_counts_once_however_often_it_comes() {
     let mut server = Server::start(patient()).await;

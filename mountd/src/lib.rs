@@ -5,6 +5,7 @@ pub mod cache;
 pub mod cli;
 pub mod client;
 pub mod fuse;
+pub mod life;
 pub mod mount;
 pub mod options;
 pub mod source;

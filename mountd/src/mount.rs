@@ -8,6 +8,7 @@ use crate::client::data::BlockClient;
 use crate::client::session::Session;
 use crate::fuse::mount::{MountOptions as KernelOptions, Session as FuseSession, serve};
 use crate::fuse::notify::NotifyThreads;
+use crate::life::LifeFiles;
 use crate::options::{AtimeMode, MountOptions};
 use crate::source::Source;
 use crate::vfs::{Vfs, VfsConfig};
@@ -157,7 +158,8 @@ async fn open_session(source: &Source, mount_point: &Path, options: &MountOption
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
     };
-    Session::open(link, client, options.timeout, FIRST_ANSWER).await.map_err(|error| match error {
+    let files = LifeFiles::open(format!("{source} at {}", mount_point.display()));
+    Session::open(link, client, options.timeout, FIRST_ANSWER, files).await.map_err(|error| match error {
         FsError::Unavailable => {
             anyhow!("no metadata daemon answers at {source} within {} s", FIRST_ANSWER.as_secs())
         }

@@ -267,7 +267,8 @@ pub struct MetaStatus {
 pub trait MetaService {
     // Sessions
     async fn attach(request: AttachRequest) -> FsResult<AttachReply>;
-    /// Ends a session cleanly: all its operations are durable before this answers.
+    /// Ends a session: all its operations are durable before this answers. Asked by its mount, or by another on the
+    /// same machine that knows it to be dead. No error for a session that is over, or unknown.
     async fn detach(session: SessionId) -> FsResult<()>;
     /// A range of inode numbers, never given to anyone else.
     async fn allocate_inos(session: SessionId) -> FsResult<InoRange>;

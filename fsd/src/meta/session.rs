@@ -102,6 +102,12 @@ impl Live {
         self.owed.values_mut().for_each(|since| *since = now);
     }
 
+    /// When it will have been silent, or in debt, for too long.
+    fn expires(&self, times: SessionTimes) -> Instant {
+        let silent = self.contact + times.timeout;
+        self.owed.first_key_value().map_or(silent, |(_, since)| silent.min(*since + times.recall))
+    }
+
     /// Why it is to be evicted, if it is.
     fn overdue(&self, times: SessionTimes, now: Instant) -> Option<Overdue> {
         let owed = self.owed.first_key_value();
@@ -317,7 +323,11 @@ impl Sessions {
         }
         let overdue = |live: &Live| if live.evicting { None } else { live.overdue(self.times, now) };
         let expired = state.live.iter().filter_map(|(id, live)| Some((*id, overdue(live)?))).collect();
-        (expired, (!state.live.is_empty()).then(|| now + interval))
+        // At the next one's time, and not an interval later: others wait for its end. Those whose time is over
+        // are tried again after the interval, if their end fails.
+        let due = state.live.values().map(|live| live.expires(self.times)).filter(|at| *at > now).min();
+        let next = due.map_or(now + interval, |at| at.min(now + interval));
+        (expired, (!state.live.is_empty()).then_some(next))
     }
 
     /// Waits until [`Sessions::expired`] should be asked again.

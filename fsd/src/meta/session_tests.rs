@@ -75,6 +75,24 @@ async fn silence_while_the_server_itself_stood_still_does_not_count() {
 }
 
 #[tokio::test]
+async fn a_silent_session_goes_when_its_time_is_over() {
+    let timeout = Duration::from_millis(1200);
+    let sessions = two(timeout);
+    let silent_since = Instant::now();
+    loop {
+        let (gone, next) = sessions.expired();
+        if !gone.is_empty() {
+            break;
+        }
+        let next = next.unwrap();
+        assert!(next <= silent_since + timeout, "looks again too late");
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    // Their end could not be logged: not tried again and again.
+    assert!(sessions.expired().1.unwrap() > Instant::now() + timeout / 8);
+}
+
+#[tokio::test]
 async fn a_close_reaches_the_table_and_a_wait_dropped_is_forgotten() {
     let sessions = two(Duration::from_secs(60));
     let wait = sessions.tell_wait(|leases| leases.after_change(B, &[FILE])).unwrap();

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod closes;
 pub mod data;
 pub mod inos;
+mod neighbours;
 pub mod nodes;
 pub mod oplog;
 pub mod session;

@@ -2,14 +2,17 @@
 //! and moves operations, events and closes over it.
 //!
 //! Tasks, each ended by the token: `supervise` attaches; `run_batches` sends what the operation log
-//! holds; `run_events` asks for events and starts a task for each; `run_closes` sends ended opens.
+//! holds; `run_events` asks for events and starts a task for each; `run_closes` sends ended opens; `end_always`
+//! ends the sessions of mounts that die beside this one.
 
 use super::calls::{Attached, CALL_DEADLINE, Calls, State};
 use super::clock::ServerClock;
 use super::closes::CloseQueue;
 use super::inos::InoPool;
+use super::neighbours;
 use super::oplog::{OpLog, Refused};
 use super::{EventSink, MetaClient, OpTicket, SyncFollows};
+use crate::life::{LifeFiles, OwnLife};
 use bytes::Bytes;
 use cairn_common::attr::{Attr, Caller, Timestamp};
 use cairn_common::error::{FsError, FsResult};
@@ -56,6 +59,8 @@ pub struct Session {
     closes: Arc<CloseQueue>,
     /// The answer to the first attach.
     first: AttachReply,
+    /// Proves the death of this process to those who come after it.
+    life: OwnLife,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -77,7 +82,7 @@ impl Passed {
 }
 
 impl Session {
-    /// Opens a new session.
+    /// Opens a new session, after ending those that `files` prove to be dead.
     ///
     /// # Errors
     /// `Unavailable` if no server can be reached within `limit`; what the server says otherwise.
@@ -86,14 +91,18 @@ impl Session {
         client: ClientInfo,
         timeout: Option<Duration>,
         limit: Duration,
+        files: LifeFiles,
     ) -> FsResult<Arc<Session>> {
         let clock = ServerClock::default();
         let connected = tokio::time::timeout(limit, link.get()).await;
         let live = connected.unwrap_or(Err(FsError::Unavailable))?;
-        // The server answers when the mounts it knows have been told of one more: of one that died without a
-        // word it has to wait until its session is over.
+        neighbours::end_before(&files, &live).await;
+        // The server answers when the mounts it knows have been told of one more: of one that died elsewhere
+        // without a word it has to wait until its session is over.
         let request = AttachRequest { session: None, client: client.clone(), opens: Vec::new() };
         let first = attach(&live, request, &clock).await?;
+        let life = OwnLife::new(files);
+        life.is_for(first.cluster, first.session);
         let calls = Arc::new(Calls::new(link, timeout));
         calls.state.send_replace(State::Attached(attached_of(&live, &first)));
         Ok(Arc::new(Session {
@@ -108,6 +117,7 @@ impl Session {
             inos: InoPool::default(),
             closes: Arc::default(),
             first,
+            life,
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }))
@@ -120,6 +130,11 @@ impl Session {
         }
         self.spawn(|session| session.run_batches());
         self.spawn(|session| session.run_closes());
+        self.spawn_work(neighbours::end_always(
+            self.life.files().clone(),
+            Arc::clone(&self.calls),
+            self.first.cluster,
+        ));
         let events = Arc::clone(&sink);
         self.spawn(|session| session.run_events(events));
         self.spawn(|session| session.supervise(sink));
@@ -160,11 +175,14 @@ impl Session {
         });
         let detached = detached.await;
         self.calls.state.send_replace(State::Ended);
+        if let Ok(Ok(())) = detached {
+            self.life.is_over();
+        }
         synced.unwrap_or(Err(FsError::TimedOut))?;
         detached.unwrap_or(Err(FsError::TimedOut))
     }
 
-    /// Not repeated: without an answer the server ends the session by its time-out.
+    /// Not repeated: without an answer the next mount here ends the session, or the server by its time-out.
     async fn detach(&self) -> FsResult<()> {
         let State::Attached(attached) = self.calls.state.borrow().clone() else {
             return Err(FsError::Unavailable);
@@ -247,6 +265,7 @@ impl Session {
         self.closes.clear();
         let request = AttachRequest { session: None, client: self.client.clone(), opens: Vec::new() };
         let reply = attach(live, request, &self.clock).await?;
+        self.life.is_for(reply.cluster, reply.session);
         self.id.store(reply.session.0, Ordering::Release);
         self.passed.send_replace(Passed::new(reply.session, Seq(0)));
         // Whatever others did since the old session ended was not told here.
@@ -307,7 +326,7 @@ impl Session {
             Ok(Err(FsError::Evicted | FsError::OutOfOrder)) => self.calls.broken(&attached),
             Ok(Err(error)) => {
                 tracing::warn!(target: "cairn", %error, "the metadata daemon refuses changes for now");
-                tokio::time::sleep(REFUSED_PAUSE).await;
+                refused_pause(&attached).await;
             }
             Err(error) => {
                 tracing::debug!(error = %fs_error(&error), "batch not answered");
@@ -358,7 +377,7 @@ impl Session {
                         self.handle(event, &sink);
                     }
                 }
-                Ok(Err(error)) if error.is_transient() => tokio::time::sleep(REFUSED_PAUSE).await,
+                Ok(Err(error)) if error.is_transient() => refused_pause(&attached).await,
                 Ok(Err(_)) | Err(_) => self.calls.broken(&attached),
             }
         }
@@ -407,6 +426,12 @@ impl Session {
             }
         }
     }
+}
+
+/// A server that stops refuses everything, and then closes the connection: the next one is asked at once.
+async fn refused_pause(attached: &Attached) {
+    // Either way it is time to try again.
+    let _ = tokio::time::timeout(REFUSED_PAUSE, attached.live.broken()).await;
 }
 
 fn report_refused(refused: &Refused) {

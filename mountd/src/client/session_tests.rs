@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
 use super::*;
+use crate::life::{BootId, Held};
 use cairn_common::ids::ClusterId;
 use cairn_common::namespace::op::OpReply;
 use cairn_common::proto::meta::{BatchReply, MetaServiceRequest as Asked, MetaServiceResponse as Answer};
@@ -16,6 +17,9 @@ use tokio::net::TcpListener;
 struct Forgetful {
     sessions: AtomicU64,
     sync_asked: Notify,
+    /// Sessions that were opened (by their numbers) and ended (negative), in order.
+    history: Mutex<Vec<i64>>,
+    detach_fails: bool,
 }
 
 impl Forgetful {
@@ -23,8 +27,10 @@ impl Forgetful {
         if request.session.is_some() {
             return Err(FsError::Evicted);
         }
+        let session = SessionId(self.sessions.fetch_add(1, Ordering::SeqCst) + 1);
+        self.history.lock().push(number(session));
         Ok(AttachReply {
-            session: SessionId(self.sessions.fetch_add(1, Ordering::SeqCst) + 1),
+            session,
             cluster: ClusterId(1),
             epoch: Epoch(1),
             applied: Seq(0),
@@ -36,9 +42,18 @@ impl Forgetful {
         })
     }
 
+    fn detach(&self, session: SessionId) -> FsResult<()> {
+        if self.detach_fails {
+            return Err(FsError::Io);
+        }
+        self.history.lock().push(-number(session));
+        Ok(())
+    }
+
     async fn answer(&self, asked: Asked) -> Answer {
         match asked {
             Asked::Attach { request } => Answer::Attach(self.attach(&request)),
+            Asked::Detach { session } => Answer::Detach(self.detach(session)),
             Asked::Apply { batch } => {
                 let results = batch.ops.iter().map(|_| Ok(OpReply::Done)).collect();
                 Answer::Apply(Ok(BatchReply { results, durable: Seq(0) }))
@@ -51,6 +66,10 @@ impl Forgetful {
             _ => pending().await,
         }
     }
+}
+
+fn number(session: SessionId) -> i64 {
+    i64::try_from(session.0).unwrap()
 }
 
 struct NoSink;
@@ -69,7 +88,7 @@ impl EventSink for NoSink {
     fn evicted(&self) {}
 }
 
-async fn session_with(server: Arc<Forgetful>, shutdown: CancellationToken) -> Arc<Session> {
+async fn session_with(server: Arc<Forgetful>, shutdown: CancellationToken, files: LifeFiles) -> Arc<Session> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string().parse().unwrap();
     let handle = move |request: InFlightRequest<Asked, Answer>| {
@@ -85,7 +104,8 @@ async fn session_with(server: Arc<Forgetful>, shutdown: CancellationToken) -> Ar
     let link = Reconnecting::new(ConnectOptions::new(vec![address], 0, identity), |transport| {
         MetaServiceClient::new(tarpc::client::Config::default(), transport)
     });
-    let session = Session::open(link, ClientInfo::default(), None, Duration::from_secs(20)).await.unwrap();
+    let session = Session::open(link, ClientInfo::default(), None, Duration::from_secs(20), files);
+    let session = session.await.unwrap();
     session.start(Arc::new(NoSink));
     session
 }
@@ -94,7 +114,7 @@ async fn session_with(server: Arc<Forgetful>, shutdown: CancellationToken) -> Ar
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sync_does_not_outlive_its_session() {
     let (server, shutdown) = (Arc::new(Forgetful::default()), CancellationToken::new());
-    let session = session_with(Arc::clone(&server), shutdown.clone()).await;
+    let session = session_with(Arc::clone(&server), shutdown.clone(), LifeFiles::none()).await;
     let body = OpBody::RemoveXattr { ino: Ino(2), name: "user.a".into() };
     session.submit(&Caller::default(), body).await.unwrap();
     let syncing = tokio::spawn({
@@ -107,5 +127,115 @@ async fn a_sync_does_not_outlive_its_session() {
     let synced = tokio::time::timeout(Duration::from_secs(20), syncing).await.unwrap().unwrap();
     assert_eq!(synced, Err(FsError::Evicted));
     assert_eq!(session.session(), SessionId(2));
+    shutdown.cancel();
+}
+
+/// A directory for life files, in which two mounts of this machine once lived.
+struct RunDir {
+    dir: tempfile::TempDir,
+    files: LifeFiles,
+}
+
+impl RunDir {
+    fn new() -> RunDir {
+        let dir = tempfile::tempdir().unwrap();
+        let files = LifeFiles::at(dir.path().to_owned(), BootId(1), "m:/ at /mnt".into());
+        RunDir { dir, files }
+    }
+
+    fn mount(&self, session: u64) -> Held {
+        self.files.hold(ClusterId(1), SessionId(session)).unwrap()
+    }
+
+    /// Sessions that have a file.
+    fn sessions(&self) -> Vec<u64> {
+        let names = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let number = |name: &str| u64::from_str_radix(name.rsplit('-').next().unwrap(), 16).unwrap();
+        let mut sessions: Vec<u64> = names.map(|name| number(name.to_str().unwrap())).collect();
+        sessions.sort_unstable();
+        sessions
+    }
+}
+
+async fn eventually(mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < end, "did not happen in time");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Before the session is opened: the server may have to wait for the dead one to open another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_dead_are_ended_first() {
+    let run = RunDir::new();
+    let (_lives, dead) = (run.mount(70), run.mount(71));
+    drop(dead);
+    let (server, shutdown) = (Arc::new(Forgetful::default()), CancellationToken::new());
+    let session = session_with(Arc::clone(&server), shutdown.clone(), run.files.clone()).await;
+    assert_eq!(*server.history.lock(), [-71, 1]);
+    assert_eq!(run.sessions(), [1, 70]);
+    session.end(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(run.sessions(), [70], "a clean end leaves nothing");
+    shutdown.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_dies_beside_a_mount_is_ended_at_once() {
+    let run = RunDir::new();
+    let (first, second) = (run.mount(70), run.mount(71));
+    let (server, shutdown) = (Arc::new(Forgetful::default()), CancellationToken::new());
+    let _session = session_with(Arc::clone(&server), shutdown.clone(), run.files.clone()).await;
+    for (held, history) in [(first, vec![1, -70]), (second, vec![1, -70, -71])] {
+        drop(held);
+        eventually(|| *server.history.lock() == history).await;
+    }
+    eventually(|| run.sessions() == [1]).await;
+    shutdown.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_proof_stays_until_the_session_is_ended() {
+    let run = RunDir::new();
+    drop(run.mount(70));
+    let (server, shutdown) =
+        (Arc::new(Forgetful { detach_fails: true, ..Forgetful::default() }), CancellationToken::new());
+    let session = session_with(Arc::clone(&server), shutdown.clone(), run.files.clone()).await;
+    assert_eq!(*server.history.lock(), [1], "the mount works all the same");
+    session.end(Duration::from_secs(20)).await.unwrap_err();
+    drop(session);
+    assert_eq!(run.sessions(), [1, 70], "its own end failed too");
+    shutdown.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_session_has_the_life_file() {
+    let run = RunDir::new();
+    let (server, shutdown) = (Arc::new(Forgetful::default()), CancellationToken::new());
+    let session = session_with(Arc::clone(&server), shutdown.clone(), run.files.clone()).await;
+    assert_eq!(run.sessions(), [1]);
+    session.calls.broken(&session.calls.attached().await.unwrap());
+    eventually(|| session.session() == SessionId(2)).await;
+    assert_eq!(run.sessions(), [2]);
+    assert_eq!(run.files.dead(ClusterId(1)).len(), 0, "it is held");
+    shutdown.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_not_waited_for_longer_than_its_connection_lives() {
+    let (server, shutdown) = (Arc::new(Forgetful::default()), CancellationToken::new());
+    let session = session_with(Arc::clone(&server), shutdown.clone(), LifeFiles::none()).await;
+    let attached = session.calls.attached().await.unwrap();
+    tokio::select! {
+        biased;
+        () = refused_pause(&attached) => panic!("the server is there: it must not be asked again and again"),
+        () = tokio::time::sleep(REFUSED_PAUSE / 4) => {}
+    }
+    session.calls.broken(&attached);
+    tokio::select! {
+        biased;
+        () = refused_pause(&attached) => {}
+        () = tokio::time::sleep(REFUSED_PAUSE / 2) => panic!("waited on"),
+    }
     shutdown.cancel();
 }

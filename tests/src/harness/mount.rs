@@ -13,6 +13,7 @@ use cairn_mountd::client::MetaClient;
 use cairn_mountd::client::data::BlockClient;
 use cairn_mountd::client::session::Session;
 use cairn_mountd::fuse::notify::NotifyThreads;
+use cairn_mountd::life::LifeFiles;
 use cairn_mountd::vfs::{Vfs, VfsConfig};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,7 +66,10 @@ impl Mount {
         let mount_point = name.to_owned();
         let parts = runtime.spawn(async move {
             let client = ClientInfo { mount_point, ..ClientInfo::default() };
-            let session = Session::open(meta_link(meta), client, settings.timeout, SESSION).await.unwrap();
+            // Mounts of one process can't prove their deaths to each other: it lives on.
+            let session =
+                Session::open(meta_link(meta), client, settings.timeout, SESSION, LifeFiles::none());
+            let session = session.await.unwrap();
             let identity = Identity::new(ServiceKind::Data, ClusterId::default(), "test");
             let data = Arc::new(BlockClient::new(Arc::clone(&session), identity, settings.timeout));
             let tree = Vfs::new(Arc::clone(&session), data, settings.vfs, handle);

@@ -1,0 +1,149 @@
+//! What stands in a life file, drawn in `docs/formats/life.md`.
+
+use cairn_common::ids::{ClusterId, SessionId};
+use cairn_common::wire::checksum::crc32c;
+
+const MAGIC: [u8; 8] = *b"CAIRNLIF";
+const VERSION: u32 = 1;
+/// Bytes before the text.
+const HEAD: usize = 54;
+const CHECKSUM: usize = 4;
+/// Longest text: a source and a mount point (PATH_MAX) that are not out of the ordinary.
+const ABOUT_MAX: usize = 8192;
+/// No life file is longer.
+pub const RECORD_MAX: usize = HEAD + ABOUT_MAX + CHECKSUM;
+
+/// One run of one kernel: locks are proof only under the kernel that keeps them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootId(pub u128);
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LifeRecord {
+    pub cluster: ClusterId,
+    pub session: SessionId,
+    pub boot: BootId,
+    /// What is mounted where, for people.
+    pub about: String,
+}
+
+impl LifeRecord {
+    /// The bytes; a text that is too long is cut.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let about = &self.about.as_bytes()[..self.about.floor_char_boundary(ABOUT_MAX)];
+        let length = u16::try_from(about.len()).expect("cut to fit");
+        let mut out = Vec::with_capacity(HEAD + about.len() + CHECKSUM);
+        out.extend(MAGIC);
+        out.extend(VERSION.to_be_bytes());
+        out.extend(self.cluster.0.to_be_bytes());
+        out.extend(self.session.0.to_be_bytes());
+        out.extend(self.boot.0.to_be_bytes());
+        out.extend(length.to_be_bytes());
+        out.extend(about);
+        out.extend(crc32c(&out).to_be_bytes());
+        out
+    }
+
+    /// Reads a file's bytes; the error says in words what is wrong.
+    ///
+    /// # Errors
+    /// If they are not what [`LifeRecord::encode`] makes.
+    pub fn decode(bytes: &[u8]) -> Result<LifeRecord, String> {
+        let mut rest = Reader(bytes);
+        if rest.take().ok_or("is too short")? != MAGIC {
+            return Err("is not a life file".into());
+        }
+        let version = u32::from_be_bytes(rest.take().ok_or("is too short")?);
+        if version != VERSION {
+            return Err(format!("has format version {version}, this program reads {VERSION}"));
+        }
+        let (body, checksum) = bytes.split_last_chunk::<CHECKSUM>().ok_or("is too short")?;
+        if crc32c(body) != u32::from_be_bytes(*checksum) {
+            return Err("is damaged".into());
+        }
+        rest.fields().ok_or_else(|| "has a wrong length".into())
+    }
+}
+
+/// Takes bytes from the front.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// What stands between version and checksum.
+    fn fields(&mut self) -> Option<LifeRecord> {
+        let cluster = ClusterId(u128::from_be_bytes(self.take()?));
+        let session = SessionId(u64::from_be_bytes(self.take()?));
+        let boot = BootId(u128::from_be_bytes(self.take()?));
+        let length = usize::from(u16::from_be_bytes(self.take()?));
+        let about = self.0.get(..length).filter(|_| self.0.len() == length + CHECKSUM)?;
+        Some(LifeRecord { cluster, session, boot, about: String::from_utf8(about.to_vec()).ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+    use super::*;
+
+    fn record() -> LifeRecord {
+        LifeRecord {
+            cluster: ClusterId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
+            session: SessionId(0x1122),
+            boot: BootId(0xa0a1_a2a3_a4a5_a6a7_a8a9_aaab_acad_aeaf),
+            about: "m:/ at /mnt".into(),
+        }
+    }
+
+    /// A file of this version must stay readable: these bytes never change.
+    #[test]
+    fn golden_bytes() {
+        let golden: Vec<u8> = [
+            b"CAIRNLIF".as_slice(),
+            &[0, 0, 0, 1],
+            &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
+            &[0, 0, 0, 0, 0, 0, 0x11, 0x22],
+            &[0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf],
+            &[0, 11],
+            b"m:/ at /mnt",
+            &[0xb7, 0x02, 0x61, 0xe6],
+        ]
+        .concat();
+        assert_eq!(record().encode(), golden);
+        assert_eq!(LifeRecord::decode(&golden), Ok(record()));
+    }
+
+    #[test]
+    fn what_is_cut_or_changed_is_refused() {
+        let whole = record().encode();
+        for length in 0..whole.len() {
+            assert!(LifeRecord::decode(&whole[..length]).is_err(), "cut to {length}");
+        }
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 0x10;
+            assert!(LifeRecord::decode(&changed).is_err(), "byte {at}");
+        }
+        assert!(LifeRecord::decode(&[whole, vec![0]].concat()).is_err(), "longer");
+        let mut later = record().encode();
+        later[11] = 2;
+        assert_eq!(LifeRecord::decode(&later).unwrap_err(), "has format version 2, this program reads 1");
+        assert_eq!(LifeRecord::decode(&[b'#'; 100]).unwrap_err(), "is not a life file");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let long = LifeRecord { about: "ä".repeat(ABOUT_MAX), ..record() };
+        let bytes = long.encode();
+        assert!(bytes.len() <= RECORD_MAX);
+        assert_eq!(LifeRecord::decode(&bytes).unwrap().about.len(), ABOUT_MAX);
+        let odd = LifeRecord { about: format!("x{}", "ä".repeat(ABOUT_MAX)), ..record() };
+        assert_eq!(LifeRecord::decode(&odd.encode()).unwrap().about.len(), ABOUT_MAX - 1);
+    }
+}
