@@ -129,7 +129,10 @@ async fn leave_tree(fuse: FuseSession) -> Result<()> {
         blocking(&fuse, |fuse| fuse.unmount(true)).await?;
         if tokio::time::timeout(USERS_LEAVE, ended.cancelled()).await.is_err() {
             tracing::warn!(target: "cairn", "programs still use the mount; they get errors from now on");
-            blocking(&fuse, FuseSession::abort).await?;
+            if !blocking(&fuse, FuseSession::abort).await? {
+                // Its threads go on refusing until this process ends.
+                return Ok(());
+            }
         }
     }
     let fuse = Arc::into_inner(fuse).context("the mount is still being worked on")?;
@@ -137,10 +140,10 @@ async fn leave_tree(fuse: FuseSession) -> Result<()> {
 }
 
 /// System calls about a mount may wait for answers that this runtime has to give.
-async fn blocking(
+async fn blocking<T: Send + 'static>(
     fuse: &Arc<FuseSession>,
-    call: impl FnOnce(&FuseSession) -> std::io::Result<()> + Send + 'static,
-) -> Result<()> {
+    call: impl FnOnce(&FuseSession) -> std::io::Result<T> + Send + 'static,
+) -> Result<T> {
     let fuse = Arc::clone(fuse);
     Ok(tokio::task::spawn_blocking(move || call(&fuse)).await??)
 }

@@ -154,6 +154,37 @@ else
     fail "ordinary user: $(tail -n 3 "$WORK_DIR/try.log")"
 fi
 
+# ---- an end while somebody is inside -------------------------------------------------------------------------------
+# busy_end NAME STARTER...: SIGTERM to the daemon of $busy while a program sits in it; what it wrote is stored.
+busy=$WORK_DIR/user/mnt
+busy_end() {
+    local name=$1 daemon inside
+    shift
+    "$@" timeout 30 "$prefix/sbin/cairn-mountd" "$src" "$busy" </dev/null >"$WORK_DIR/try.log" 2>&1 || { fail "$name: $(tail -n 3 "$WORK_DIR/try.log")"; return; }
+    daemon=$(daemons_of "$busy")
+    rm -f "$WORK_DIR/user/inside"
+    "$@" sh -c "cd '$busy/public' && echo \$\$ >'$WORK_DIR/user/inside' && exec sleep 60" &
+    wait_until 5 test -s "$WORK_DIR/user/inside" || { fail "$name: nobody gets inside"; return; }
+    inside=$(cat "$WORK_DIR/user/inside")
+    LIB_PIDS+=("$inside")
+    in_there() { [ "$(readlink "/proc/$inside/cwd")" = "$busy/public" ]; }
+    wait_until 5 in_there || fail "$name: nobody is inside"
+    "$@" sh -c "echo '$name' >'$busy/public/busy'"
+    kill -TERM "$daemon"
+    # 5 s for the users to leave, and some for a slow machine.
+    if wait_until 15 gone "$daemon"; then
+        [ "$(cat "$MNT_A/public/busy")" = "$name" ] && ok "$name: a busy mount ends by SIGTERM" || fail "$name: a busy mount lost data"
+    else
+        fail "$name: a busy mount does not end by SIGTERM"
+        kill -KILL "$daemon"
+    fi
+    stop "$inside"
+    is_mounted "$busy" && fail "$name: still mounted"
+    rm -f "$MNT_A/public/busy"
+}
+busy_end root env
+busy_end "ordinary user" as_user
+
 # ---- status and demo -------------------------------------------------------------------------------------------------
 if timeout 20 "$prefix/bin/cairn" status --meta "$META_ADDR" >"$WORK_DIR/status" 2>&1 && [ -s "$WORK_DIR/status" ]; then
     timeout 20 "$prefix/bin/cairn" status --meta "$META_ADDR" --json | jq -e . >/dev/null && ok "cairn status" || fail "cairn status --json is no JSON"

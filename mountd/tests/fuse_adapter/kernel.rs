@@ -392,9 +392,21 @@ fn an_abort_lets_everyone_go() {
     let path = m.path("hold");
     let waiting = std::thread::spawn(move || fs::metadata(path).unwrap_err());
     m.fs.wait_for("held hold");
-    m.session().abort().unwrap();
+    assert!(m.session().abort().unwrap());
     let error = waiting.join().unwrap().raw_os_error();
     assert!(matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED)), "{error:?}");
     m.session.take().unwrap().join().unwrap();
     assert_eq!(fs::read_dir(m.dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_mount_that_was_left_lazily_can_be_aborted() {
+    let Some(mut m) = Mounted::new(true) else { return };
+    // Somebody stays in it, and the tree is gone from the name space: only the kernel's control files are left.
+    let inside = fs::File::open(m.dir.path()).unwrap();
+    m.session().unmount(true).unwrap();
+    assert!(!m.session().ended().is_cancelled());
+    assert!(m.session().abort().unwrap());
+    m.session.take().unwrap().join().unwrap();
+    drop(inside);
 }
