@@ -35,6 +35,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(20);
 const LAST_FLUSH: Duration = Duration::from_secs(60);
 /// How long programs that still use a mount have to end, once it is to go.
 const USERS_LEAVE: Duration = Duration::from_secs(5);
+/// Files that are named in the log, should very many be lost.
+const NAMED_MAX: usize = 1000;
 /// How this daemon introduces itself.
 const ROLE: &str = "mount";
 
@@ -114,9 +116,23 @@ impl Mounted {
         }
         let flushed =
             tokio::time::timeout(LAST_FLUSH, self.vfs.shutdown()).await.unwrap_or(Err(FsError::TimedOut));
+        if flushed.is_err() {
+            self.log_unstored();
+        }
         let ended = self.session.end(LAST_FLUSH).await;
         flushed.map_err(|error| anyhow!("data that was not stored is lost: {error}"))?;
         ended.map_err(|error| anyhow!("the session did not end cleanly: {error}"))
+    }
+
+    /// Says whose data is lost.
+    fn log_unstored(&self) {
+        let files = self.vfs.unstored();
+        for file in files.iter().take(NAMED_MAX) {
+            tracing::error!(target: "cairn", "written data is lost: {file}");
+        }
+        if files.len() > NAMED_MAX {
+            tracing::error!(target: "cairn", "written data is lost: {} more files", files.len() - NAMED_MAX);
+        }
     }
 }
 

@@ -6,15 +6,14 @@
 use super::dispatch::Adapter;
 use super::notify::FuseNotifier;
 use super::ops::FuseOps;
+use crate::{mount_point, table};
 use fuser::{Config, MountOption, SessionACL};
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Handle;
@@ -183,10 +182,7 @@ impl Session {
         if !self.is_ours() {
             return Ok(aborted);
         }
-        match rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH) {
-            Err(rustix::io::Errno::PERM) => detach_as_user(&self.mountpoint)?,
-            result => result?,
-        }
+        mount_point::detach(&self.mountpoint)?;
         Ok(aborted)
     }
 
@@ -219,11 +215,6 @@ fn abort_unmounted(file: &str) -> rustix::io::Result<()> {
     rustix::io::write(&file, b"1").map(drop)
 }
 
-fn detach_as_user(mountpoint: &Path) -> io::Result<()> {
-    let status = Command::new("fusermount3").args(["-u", "-z", "-q", "--"]).arg(mountpoint).status()?;
-    if status.success() { Ok(()) } else { Err(io::Error::other("fusermount3 can't unmount")) }
-}
-
 /// Raises the kernel's read-ahead. Everything works without, only slower, so a failure is no error.
 fn set_read_ahead(device: &str, kib: u32) {
     if let Err(error) = fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), kib.to_string()) {
@@ -231,44 +222,14 @@ fn set_read_ahead(device: &str, kib: u32) {
     }
 }
 
-/// `major:minor` of what is mounted at `mountpoint`. (Not by `stat`, which would ask ourselves.)
+/// `major:minor` of what is mounted at `mountpoint`.
 fn device_at(mountpoint: &Path) -> Option<String> {
-    device_of(&fs::read("/proc/self/mountinfo").ok()?, mountpoint)
-}
-
-/// The topmost mount at `mountpoint`, in a table of the kernel.
-fn device_of(mountinfo: &[u8], mountpoint: &Path) -> Option<String> {
-    let wanted = escaped(mountpoint);
-    let line = mountinfo
-        .split(|byte| *byte == b'\n')
-        .rfind(|line| line.split(|byte| *byte == b' ').nth(4).is_some_and(|path| path == wanted))?;
-    let device = line.split(|byte| *byte == b' ').nth(2)?;
-    String::from_utf8(device.to_vec()).ok()
-}
-
-/// A path as the kernel prints it in its tables.
-fn escaped(path: &Path) -> Vec<u8> {
-    let mut out = Vec::new();
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => out.extend_from_slice(format!("\\{byte:03o}").as_bytes()),
-            _ => out.push(*byte),
-        }
-    }
-    out
+    table::mounted_at(mountpoint).map(|mount| mount.device)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_topmost_mount_is_found() {
-        let info = b"22 1 254:0 / / rw - ext4 /dev/vda rw\n\
-            30 22 0:40 / /mnt/a\\040b rw - fuse.cairn x rw\n31 30 0:41 / /mnt/a\\040b rw - fuse.cairn x rw\n";
-        assert_eq!(device_of(info, Path::new("/mnt/a b")), Some("0:41".to_owned()));
-        assert_eq!(device_of(info, Path::new("/mnt")), None);
-    }
 
     #[test]
     fn an_ordinary_user_gets_nosuid_and_nodev() {

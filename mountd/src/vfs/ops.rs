@@ -289,6 +289,10 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
         self.meta.sync(self.meta.last_submitted()).await
     }
 
+    async fn store_all(self: Arc<Self>) -> FsResult<()> {
+        self.store_everything().await
+    }
+
     async fn getlk(
         self: Arc<Self>,
         _caller: Caller,

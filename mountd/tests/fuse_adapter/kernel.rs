@@ -4,6 +4,7 @@ use super::Mounted;
 use cairn_common::ids::Ino;
 use cairn_mountd::fuse::mount::MountOptions;
 use cairn_mountd::fuse::notify::KernelNotify;
+use cairn_mountd::store_all::store_all;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags};
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -11,6 +12,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 fn both(test: impl Fn(Mounted)) {
@@ -384,6 +386,15 @@ fn an_unmount_from_outside_ends_the_session() {
     assert!(status.success());
     m.session.take().unwrap().join().unwrap();
     assert!(ended.is_cancelled());
+}
+
+#[test]
+fn everything_is_stored_on_request() {
+    let Some(m) = Mounted::new(true) else { return };
+    assert_eq!(store_all(m.dir.path()), Ok(std::process::id()));
+    assert!(m.fs.take_record().contains(&"store_all".to_owned()));
+    // Elsewhere nobody knows the question.
+    assert_eq!(store_all(Path::new("/proc")), Err(rustix::io::Errno::NOTTY));
 }
 
 #[test]
