@@ -1,7 +1,7 @@
 //! `cairn demo`: all daemons and a mount in one process, over real sockets on loopback.
 
 use anyhow::{Context, Result, bail};
-use cairn_common::config::Address;
+use cairn_common::config::{Address, AddressList};
 use cairn_common::telemetry::{self, LogOptions};
 use cairn_fsd::config::{DataConfig, MetaConfig};
 use cairn_fsd::node::{RunningData, RunningMeta, start_data, start_meta};
@@ -25,7 +25,7 @@ pub struct Args {
     pub state: Option<PathBuf>,
 }
 
-/// Runs until Ctrl-C, SIGTERM or `umount`.
+/// Runs until Ctrl-C, SIGTERM, SIGHUP or `umount`.
 ///
 /// # Errors
 /// If a daemon can't be started, the tree can't be mounted, or the end is not clean.
@@ -39,6 +39,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
 async fn demo(args: Args) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    // The terminal was closed.
+    let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
     let made = make_mount_point(&args.mount_point)?;
     let state = State::open(args.state.as_deref())?;
     let (meta, data) = start_daemons(state.path()).await?;
@@ -50,6 +52,7 @@ async fn demo(args: Args) -> Result<()> {
         () = mounted.ended().cancelled_owned() => None,
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
+        _ = hangup.recv() => None,
         line = meta.failed() => Some(line),
         line = data.failed() => Some(line),
     };
@@ -94,6 +97,7 @@ fn announce(mount_point: &Path, source: &Source, state: Option<&Path>) {
         Some(state) => println!("The tree is kept in {}.", state.display()),
         None => println!("The tree is removed at the end; --state DIR keeps it."),
     }
+    println!("What runs: cairn status --meta {}", AddressList(source.servers.clone()));
     println!("Ctrl-C unmounts and ends everything.");
 }
 

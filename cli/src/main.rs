@@ -5,6 +5,7 @@ mod demo;
 mod status;
 mod view;
 
+use cairn_common::error::one_line;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("cairn: {error:#}");
+            eprintln!("cairn: {}", one_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }

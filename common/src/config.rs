@@ -22,6 +22,8 @@ pub enum ConfigError {
     Duration(String),
     #[error("\"{0}\" is no address; write host, host:port or [ipv6]:port")]
     Address(String),
+    #[error("\"{0}\" is a port without a host; write 0.0.0.0:{0} for all addresses of this machine")]
+    PortOnly(String),
     #[error("read {path}: {error}")]
     Read { path: String, error: String },
     #[error("{path}: {error}")]
@@ -162,6 +164,9 @@ impl FromStr for Address {
         let strange = |c: char| c.is_whitespace() || c.is_control() || "/,@[]".contains(c);
         if host.is_empty() || host.contains(strange) {
             return Err(error());
+        }
+        if port.is_none() && host.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(ConfigError::PortOnly(host.to_owned()));
         }
         let port = port.map(|port| port.parse().map_err(|_| error())).transpose()?;
         Ok(Address { host: host.to_owned(), port })
@@ -308,7 +313,9 @@ mod tests {
         let ports: Vec<_> = list.0.iter().map(|a| a.with_default_port(META_PORT)).collect();
         assert_eq!(ports, [("meta1", META_PORT), ("10.0.0.2", 99), ("::1", 7), ("fe80::1", META_PORT)]);
         assert_eq!(list.to_string(), "meta1,10.0.0.2:99,[::1]:7,[fe80::1]");
-        for text in ["", "a,,b", "a:port", "a:99999", ":9420", "[::1", "[x]:1", "::1", "a b", "host/x"] {
+        for text in
+            ["", "a,,b", "a:port", "a:99999", ":9420", "[::1", "[x]:1", "::1", "a b", "host/x", "9420"]
+        {
             assert!(text.parse::<AddressList>().is_err(), "{text}");
         }
     }
@@ -331,6 +338,14 @@ mod tests {
         assert!(error.starts_with("c.toml:4: unknown field `cash`"), "{error}");
         let error = parse_toml::<Sample>("c.toml", "cache = \"lots\"").unwrap_err().to_string();
         assert!(error.starts_with("c.toml:1: \"lots\" is no size") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn a_port_alone_is_no_address() {
+        for text in ["meta = 9420\ncache = 1\nwait = 1", "meta = \"9420\"\ncache = 1\nwait = 1"] {
+            let error = parse_toml::<Sample>("c.toml", text).unwrap_err().to_string();
+            assert!(error.starts_with("c.toml:1: \"9420\" is a port without a host"), "{error}");
+        }
     }
 
     #[test]

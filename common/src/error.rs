@@ -106,3 +106,40 @@ impl FsError {
         matches!(self, FsError::Unavailable | FsError::TimedOut)
     }
 }
+
+/// An error with its causes, in one line. A cause that the text before it ends with is not said twice: many
+/// errors, some not ours, name their cause and also hand it out.
+#[must_use]
+pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line.replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Sample {
+        #[error("open x: {source}")]
+        Told { source: std::io::Error },
+        #[error("open x")]
+        Untold(#[source] std::io::Error),
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let source = || std::io::Error::from_raw_os_error(libc::ENOENT);
+        let expected = "open x: No such file or directory (os error 2)";
+        assert_eq!(one_line(&Sample::Told { source: source() }), expected);
+        assert_eq!(one_line(&Sample::Untold(source())), expected);
+    }
+}

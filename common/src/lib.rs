@@ -13,5 +13,6 @@ pub mod pool;
 pub mod proto;
 pub mod rpc;
 pub mod summary;
+pub mod syslog;
 pub mod telemetry;
 pub mod wire;

@@ -4,9 +4,10 @@
 //! at info and below is for developers and off by default; warnings and errors of all parts are on.
 //! tarpc's spans cost time per call and say nothing we need: they are off at every verbosity.
 
+use crate::syslog::{self, Syslog};
 use std::fs::File;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -23,8 +24,18 @@ const QUIET: &str = "warn,cairn=info,cairn_=warn";
 pub struct LogOptions {
     /// 0: operators' lines and warnings; 1: info; 2: debug; 3: all. How often `-v` was given.
     pub verbosity: u8,
-    /// Appended to in place of standard error: for a process in the background.
-    pub file: Option<PathBuf>,
+    pub target: LogTarget,
+}
+
+/// Where the log goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LogTarget {
+    #[default]
+    Stderr,
+    /// Appended to.
+    File(PathBuf),
+    /// The system's log, under this name.
+    Syslog(&'static str),
 }
 
 /// Why logging could not be set up.
@@ -32,6 +43,8 @@ pub struct LogOptions {
 pub enum LogError {
     #[error("open log file {path}: {error}")]
     File { path: PathBuf, error: std::io::Error },
+    #[error("connect to the system's log: {0}")]
+    Syslog(std::io::Error),
     #[error("{FILTER_VARIABLE}=\"{0}\" is no log filter; try \"info\" or \"cairn_mountd=debug\"")]
     Filter(String),
     #[error("logging is already set up")]
@@ -42,16 +55,19 @@ pub enum LogError {
 pub fn init(options: &LogOptions) -> Result<(), LogError> {
     let from_environment = std::env::var(FILTER_VARIABLE).ok().filter(|text| !text.is_empty());
     let filter = filter(options.verbosity, from_environment.as_deref())?;
-    let (writer, colours) = match &options.file {
-        Some(path) => (BoxMakeWriter::new(Arc::new(open(path)?)), false),
-        None => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
+    let colours = options.target == LogTarget::Stderr && std::io::stderr().is_terminal();
+    let writer = match &options.target {
+        LogTarget::Stderr => BoxMakeWriter::new(std::io::stderr),
+        LogTarget::File(path) => BoxMakeWriter::new(Arc::new(open(path)?)),
+        LogTarget::Syslog(name) => {
+            // It notes the time itself.
+            let syslog = Syslog::connect(Path::new(syslog::SOCKET), name).map_err(LogError::Syslog)?;
+            let lines = tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false);
+            return lines.with_writer(syslog).try_init().map_err(|_| LogError::Twice);
+        }
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .with_ansi(colours)
-        .try_init()
-        .map_err(|_| LogError::Twice)
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    lines.with_ansi(colours).try_init().map_err(|_| LogError::Twice)
 }
 
 fn open(path: &PathBuf) -> Result<File, LogError> {

@@ -6,6 +6,7 @@ use crate::meta::session::SessionTimes;
 use cairn_common::config::{
     Address, AddressList, ByteSize, ConfigError, HumanDuration, META_PORT, load_toml,
 };
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +23,12 @@ pub enum SettingsError {
     Missing(&'static str),
     #[error("{0}")]
     Refused(&'static str),
+}
+
+/// The directory that the settings name.
+fn data_dir(given: Option<PathBuf>) -> Result<PathBuf, SettingsError> {
+    let dir = given.ok_or(SettingsError::Missing("data-dir"))?;
+    if dir.as_os_str().is_empty() { Err(SettingsError::Refused("data-dir is empty")) } else { Ok(dir) }
 }
 
 /// The metadata role.
@@ -66,7 +73,7 @@ impl DataConfig {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct MetaSettings {
     /// Directory of the log and the state; made if it is missing
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     data_dir: Option<PathBuf>,
     /// Where to listen: a host, and a port if not the usual one (0: any free one)
     #[arg(long, value_name = "ADDR")]
@@ -102,7 +109,7 @@ impl MetaSettings {
 
     /// Fills in the defaults and checks.
     pub fn resolve(self) -> Result<MetaConfig, SettingsError> {
-        let data_dir = self.data_dir.ok_or(SettingsError::Missing("data-dir"))?;
+        let data_dir = data_dir(self.data_dir)?;
         let listen = self.listen.ok_or(SettingsError::Missing("listen"))?;
         let mut config = MetaConfig::new(data_dir, listen);
         if let Some(HumanDuration(timeout)) = self.session_timeout {
@@ -132,7 +139,7 @@ impl MetaSettings {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DataSettings {
     /// Directory of the volumes; made if it is missing
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     data_dir: Option<PathBuf>,
     /// Where to listen: a host, and a port if not the usual one (0: any free one)
     #[arg(long, value_name = "ADDR")]
@@ -168,7 +175,7 @@ impl DataSettings {
 
     /// Fills in the defaults and checks.
     pub fn resolve(self) -> Result<DataConfig, SettingsError> {
-        let data_dir = self.data_dir.ok_or(SettingsError::Missing("data-dir"))?;
+        let data_dir = data_dir(self.data_dir)?;
         let listen = self.listen.ok_or(SettingsError::Missing("listen"))?;
         let AddressList(meta) = self.meta.ok_or(SettingsError::Missing("meta"))?;
         let mut config = DataConfig::new(data_dir, listen, meta);

@@ -68,6 +68,8 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 /// Why a directory could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
+    #[error("{0} belongs to a {1} daemon: give each daemon a directory of its own")]
+    OtherRole(PathBuf, &'static str),
     #[error("{0} is in use by another daemon")]
     InUse(PathBuf),
     #[error("cannot lock {0}: {1}")]
@@ -81,6 +83,11 @@ pub struct DirLock {
 }
 
 impl DirLock {
+    /// Refuses a directory that has a file of another role.
+    pub fn refuse(dir: &Path, file: &str, role: &'static str) -> Result<(), LockError> {
+        if dir.join(file).exists() { Err(LockError::OtherRole(dir.to_owned(), role)) } else { Ok(()) }
+    }
+
     /// Locks `dir` by a file `LOCK` in it; never waits.
     pub fn acquire(dir: &Path) -> Result<DirLock, LockError> {
         let failed = |errno: rustix::io::Errno| LockError::Io(dir.to_owned(), errno.into());

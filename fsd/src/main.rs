@@ -1,6 +1,7 @@
 //! `cairn-fsd`: one role of the file system daemon in a process.
 
 use anyhow::{Context, Result, bail};
+use cairn_common::error::one_line;
 use cairn_common::telemetry::{self, LogOptions};
 use cairn_fsd::cli::{Cli, Plan};
 use cairn_fsd::config::{DataConfig, MetaConfig};
@@ -18,18 +19,26 @@ fn main() -> ExitCode {
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cairn-fsd: {error:#}");
+            eprintln!("cairn-fsd: {}", one_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }
 }
 
 fn start(cli: Cli) -> Result<()> {
-    telemetry::init(&LogOptions { verbosity: cli.verbose, file: None })?;
+    telemetry::init(&LogOptions { verbosity: cli.verbose, ..LogOptions::default() })?;
     match cli.role.plan()? {
-        Plan::Meta(config) => runtime(1)?.block_on(run_meta(config)),
-        Plan::Data(config) => runtime(2)?.block_on(run_data(config)),
+        Plan::Meta(config) => run(runtime(1)?, run_meta(config)),
+        Plan::Data(config) => run(runtime(2)?, run_data(config)),
     }
+}
+
+/// Runs a role to its end. What still runs in threads then, as the search for a name or a recovery that was not
+/// waited for, ends with the process: everything on disk is safe at any moment.
+fn run(runtime: Runtime, role: impl Future<Output = Result<()>>) -> Result<()> {
+    let result = runtime.block_on(role);
+    runtime.shutdown_background();
+    result
 }
 
 /// Half of the processors, but at least `least` threads: for small requests a second thread costs more
@@ -42,7 +51,12 @@ fn runtime(least: usize) -> Result<Runtime> {
 
 async fn run_meta(config: MetaConfig) -> Result<()> {
     let stop = stop_signal()?;
-    let node = start_meta(config).await?;
+    tokio::pin!(stop);
+    // A long log takes its time to recover.
+    let node = tokio::select! {
+        node = start_meta(config) => node?,
+        () = &mut stop => return Ok(()),
+    };
     announce(node.address())?;
     let failure = tokio::select! {
         () = stop => None,

@@ -125,6 +125,46 @@ fn a_new_data_daemon_that_waits_can_be_stopped() {
 }
 
 #[test]
+fn a_known_data_daemon_that_waits_is_stopped_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (meta_dir, data_dir) = (dir.path().join("meta"), dir.path().join("data"));
+    let mut meta = Daemon::start(&["meta", "--data-dir", text(&meta_dir), "--listen", "127.0.0.1:0"]);
+    let address = meta.address.clone();
+    let data = ["data", "--data-dir", text(&data_dir), "--listen", "127.0.0.1:0", "--meta", &address];
+    assert!(Daemon::start(&data).signal(rustix::process::Signal::TERM).success());
+    // The metadata daemon takes connections and says nothing.
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&meta.child),
+        rustix::process::Signal::STOP,
+    )
+    .unwrap();
+    let mut child = cairn_fsd(&data).spawn().unwrap();
+    let out = BufReader::new(child.stdout.take().unwrap());
+    let mut daemon = Daemon { child, address: String::new(), out };
+    std::thread::sleep(Duration::from_millis(500));
+    let started = Instant::now();
+    assert!(daemon.signal(rustix::process::Signal::TERM).success());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    meta.errors();
+}
+
+#[test]
+fn a_directory_of_the_other_role_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (meta_dir, data_dir) = (dir.path().join("meta"), dir.path().join("data"));
+    let meta = Daemon::start(&["meta", "--data-dir", text(&meta_dir), "--listen", "127.0.0.1:0"]);
+    let address = meta.address.clone();
+    let data = ["data", "--data-dir", text(&data_dir), "--listen", "127.0.0.1:0", "--meta", &address];
+    drop(Daemon::start(&data));
+    drop(meta);
+    let line = refused(&["meta", "--data-dir", text(&data_dir), "--listen", "127.0.0.1:0"]);
+    assert!(line.contains("belongs to a data daemon"), "{line}");
+    let line =
+        refused(&["data", "--data-dir", text(&meta_dir), "--listen", "127.0.0.1:0", "--meta", &address]);
+    assert!(line.contains("belongs to a metadata daemon"), "{line}");
+}
+
+#[test]
 fn bad_settings_are_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.toml");
@@ -138,6 +178,11 @@ fn bad_settings_are_refused_in_one_line() {
     // A file where the directory should be.
     let line = refused(&["meta", "--data-dir", text(&file), "--listen", "127.0.0.1:0"]);
     assert!(line.starts_with("cairn-fsd: "), "{line}");
+    let line = refused(&["meta", "--data-dir", "", "--listen", "127.0.0.1:0"]);
+    assert_eq!(line, "cairn-fsd: data-dir is empty\n");
+    std::fs::write(&file, "data-dir = \"/tmp\"\nlisten = 9420\n").unwrap();
+    let line = refused(&["meta", "--config", text(&file)]);
+    assert!(line.contains("c.toml:2: \"9420\" is a port without a host"), "{line}");
     let version = cairn_fsd(&["--version"]).output().unwrap();
     assert_eq!(version.stdout, format!("cairn-fsd {}\n", env!("CARGO_PKG_VERSION")).into_bytes());
 }

@@ -3,8 +3,9 @@
 //! that already runs (threads, locks, a runtime) is cut in half, and no unsafe code is needed.
 
 use anyhow::{Context, Result, bail};
+use cairn_common::telemetry::LogTarget;
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -60,17 +61,27 @@ pub fn leave_terminal() -> Result<()> {
 /// In the child, when the mount works: tells the parent, and lets go of the terminal.
 ///
 /// # Errors
-/// If the log file can't be opened.
-pub fn ready(log_file: Option<&Path>) -> Result<()> {
-    let path = log_file.unwrap_or(Path::new("/dev/null"));
-    let log = OpenOptions::new()
-        .append(true)
-        .create(log_file.is_some())
-        .open(path)
-        .with_context(|| format!("open log file {}", path.display()))?;
+/// If the parent is gone.
+pub fn ready(output: &File) -> Result<()> {
     std::io::stdout().write_all(READY).and_then(|()| std::io::stdout().flush()).context("tell the parent")?;
     std::env::set_current_dir("/").context("change to the root directory")?;
-    rustix::stdio::dup2_stdout(&log).context("redirect standard output")?;
-    rustix::stdio::dup2_stderr(&log).context("redirect standard error")?;
+    rustix::stdio::dup2_stdout(output).context("redirect standard output")?;
+    rustix::stdio::dup2_stderr(output).context("redirect standard error")?;
     Ok(())
+}
+
+/// In the child, before it mounts: where its output goes once it is ready. Later, the mount may cover the path.
+///
+/// # Errors
+/// If the log file can't be opened.
+pub fn open_output(log: &LogTarget) -> Result<File> {
+    let (path, create) = match log {
+        LogTarget::File(path) => (path.as_path(), true),
+        LogTarget::Stderr | LogTarget::Syslog(_) => (Path::new("/dev/null"), false),
+    };
+    OpenOptions::new()
+        .append(true)
+        .create(create)
+        .open(path)
+        .with_context(|| format!("open log file {}", path.display()))
 }

@@ -1,8 +1,9 @@
 //! Arguments: as `cairn-mountd` a person's, as `mount.cairn` and `mount.fuse.cairn` those of `mount(8)`.
 
+use crate::mount_point;
 use crate::options::{MountOptions, OptionError};
 use crate::source::Source;
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::{ArgAction, Parser};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,9 @@ Mount options (-o, comma-separated):
   soft, timeo=TIME       fail with EIO after TIME (default 60s) instead
   cache=SIZE             memory for file content (default 256MiB)
   dirty=SIZE             memory for content that is not stored yet (default 256MiB)
-  logfile=FILE           where the log goes in the background
+  logfile=FILE           where the log goes in the background (default: the system's log,
+                         without one /var/log/cairn/ or ~/.local/state/cairn/)
+  remount                change a mount that is there: ro, rw, nosuid, noatime, ...
   fsname=TEXT            device shown in /proc/mounts instead of SOURCE
   default_permissions, _netdev, nofail, auto, noauto, user, x-*
                          accepted: always on, or for other tools";
@@ -90,6 +93,8 @@ pub enum How {
     Foreground,
     /// Only check the arguments.
     Fake,
+    /// Change a mount that is there.
+    Remount,
 }
 
 impl Request {
@@ -148,11 +153,8 @@ fn request(given: String, directory: &Path, lists: &[String], sloppy: bool, how:
             }
         }
     }
-    let directory = std::fs::canonicalize(directory)
-        .with_context(|| format!("mount point {} can't be used", directory.display()))?;
-    if !directory.is_dir() {
-        bail!("mount point {} is not a directory", directory.display());
-    }
+    let directory = mount_point::resolve(directory)?;
+    let how = if options.remount && how != How::Fake { How::Remount } else { how };
     Ok(Request { given: (given, words), source, directory, options, how })
 }
 
@@ -187,6 +189,13 @@ mod tests {
         assert_eq!(child.how, How::Child);
         assert_eq!((child.source, child.directory), (request.source, request.directory));
         assert_eq!(child.options, request.options);
+    }
+
+    #[test]
+    fn a_remount_starts_nothing() {
+        assert_eq!(parse("/sbin/mount.fuse.cairn m:/ /tmp -o ro,remount").expect("valid").how, How::Remount);
+        assert_eq!(parse("cairn-mountd m:/ /tmp -f -o remount").expect("valid").how, How::Remount);
+        assert_eq!(parse("/sbin/mount.cairn m:/ /tmp -f -o remount").expect("valid").how, How::Fake);
     }
 
     #[test]

@@ -1,22 +1,38 @@
-//! `cairn-mountd`, also `mount.cairn` and `mount.fuse.cairn`.
+//! `cairn-mountd`, also `mount.cairn`, `umount.cairn`, the same for `fuse.cairn`, and `umount.fuse`.
 
-use anyhow::{Context, Result};
-use cairn_common::telemetry::{self, LogOptions};
-use cairn_mountd::background;
+use anyhow::{Context, Result, bail};
+use cairn_common::error::one_line;
+use cairn_common::telemetry::{self, LogOptions, LogTarget};
 use cairn_mountd::cli::{How, Request};
 use cairn_mountd::mount::Mounted;
+use cairn_mountd::{background, log_place, mount_point, remount, umount};
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::Path;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads that talk to servers; FUSE has its own.
 const WORKERS: usize = 2;
+/// As `umount(8)` has it: "mount failure".
+const UNMOUNT_FAILED: u8 = 32;
 
 fn main() -> ExitCode {
-    match Request::from_args(std::env::args_os().collect()).and_then(|request| carry_out(&request)) {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if let Some(program) = args.first().filter(|program| umount::is_called(Path::new(program))) {
+        let name = Path::new(program).file_name().unwrap_or_default().display().to_string();
+        return finish(&name, umount::run(args), UNMOUNT_FAILED);
+    }
+    let result = Request::from_args(args).and_then(|request| carry_out(&request));
+    finish("cairn-mountd", result, ExitCode::FAILURE)
+}
+
+fn finish(program: &str, result: Result<()>, failed: impl Into<ExitCode>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cairn-mountd: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("{program}: {}", one_line(error.as_ref()));
+            failed.into()
         }
     }
 }
@@ -24,28 +40,63 @@ fn main() -> ExitCode {
 fn carry_out(request: &Request) -> Result<()> {
     match request.how {
         How::Fake => Ok(()),
-        How::Background => background::start_child(&request.child_args()),
+        How::Remount => remount::remount(&request.directory, &request.options),
+        How::Background => {
+            mount_point::clear(&request.directory, &shown_source(request))?;
+            background::start_child(&request.child_args())
+        }
         How::Child => {
             background::leave_terminal()?;
-            mount(request, true)
+            let log = log_place::choose(request.options.log_file.as_deref(), &request.directory);
+            telemetry::init(&LogOptions { target: log.clone(), ..LogOptions::default() })?;
+            log_panics();
+            let output = background::open_output(&log)?;
+            // Nobody reads what a process in the background says when it ends.
+            mount(request, Some(&output)).inspect_err(|error| {
+                tracing::error!(target: "cairn", "{}: {}", request.directory.display(), one_line(error.as_ref()));
+            })
         }
-        How::Foreground => mount(request, false),
+        How::Foreground => {
+            mount_point::clear(&request.directory, &shown_source(request))?;
+            telemetry::init(&foreground_log(request))?;
+            mount(request, None)
+        }
     }
 }
 
-fn mount(request: &Request, child: bool) -> Result<()> {
-    telemetry::init(&LogOptions { file: request.options.log_file.clone(), ..LogOptions::default() })?;
+fn foreground_log(request: &Request) -> LogOptions {
+    let target = request.options.log_file.clone().map_or(LogTarget::Stderr, LogTarget::File);
+    LogOptions { target, ..LogOptions::default() }
+}
+
+/// As the kernel shows it.
+fn shown_source(request: &Request) -> String {
+    request.options.fsname.clone().unwrap_or_else(|| request.source.to_string())
+}
+
+/// Panics go to the log: standard error leads nowhere, or into the same file.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| tracing::error!(target: "cairn", "{panic}")));
+}
+
+/// Mounts and stays until the end. In the background, `output` takes the terminal's place.
+fn mount(request: &Request, output: Option<&File>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
-        let mounted = Mounted::start(&request.source, &request.directory, &request.options).await?;
-        if child {
-            background::ready(request.options.log_file.as_deref())?;
+        // The servers may be away.
+        let mounted = tokio::select! {
+            mounted = Mounted::start(&request.source, &request.directory, &request.options) => mounted?,
+            _ = terminate.recv() => bail!("ended by a signal before it was mounted"),
+            _ = interrupt.recv() => bail!("ended by a signal before it was mounted"),
+        };
+        if let Some(output) = output {
+            background::ready(output)?;
         }
         tokio::select! {
             () = mounted.ended().cancelled_owned() => {}
@@ -53,5 +104,8 @@ fn mount(request: &Request, child: bool) -> Result<()> {
             _ = interrupt.recv() => {}
         }
         mounted.stop().await
-    })
+    });
+    // The search for a name may still run, in a thread that nobody can stop.
+    runtime.shutdown_background();
+    result
 }

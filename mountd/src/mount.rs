@@ -36,6 +36,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(20);
 const LAST_FLUSH: Duration = Duration::from_secs(60);
 /// How long programs that still use a mount have to end, once it is to go.
 const USERS_LEAVE: Duration = Duration::from_secs(5);
+/// Files that are named in the log, should very many be lost.
+const NAMED_MAX: usize = 1000;
 /// How this daemon introduces itself.
 const ROLE: &str = "mount";
 
@@ -115,9 +117,23 @@ impl Mounted {
         }
         let flushed =
             tokio::time::timeout(LAST_FLUSH, self.vfs.shutdown()).await.unwrap_or(Err(FsError::TimedOut));
+        if flushed.is_err() {
+            self.log_unstored();
+        }
         let ended = self.session.end(LAST_FLUSH).await;
         flushed.map_err(|error| anyhow!("data that was not stored is lost: {error}"))?;
         ended.map_err(|error| anyhow!("the session did not end cleanly: {error}"))
+    }
+
+    /// Says whose data is lost.
+    fn log_unstored(&self) {
+        let files = self.vfs.unstored();
+        for file in files.iter().take(NAMED_MAX) {
+            tracing::error!(target: "cairn", "written data is lost: {file}");
+        }
+        if files.len() > NAMED_MAX {
+            tracing::error!(target: "cairn", "written data is lost: {} more files", files.len() - NAMED_MAX);
+        }
     }
 }
 
@@ -130,7 +146,10 @@ async fn leave_tree(fuse: FuseSession) -> Result<()> {
         blocking(&fuse, |fuse| fuse.unmount(true)).await?;
         if tokio::time::timeout(USERS_LEAVE, ended.cancelled()).await.is_err() {
             tracing::warn!(target: "cairn", "programs still use the mount; they get errors from now on");
-            blocking(&fuse, FuseSession::abort).await?;
+            if !blocking(&fuse, FuseSession::abort).await? {
+                // Its threads go on refusing until this process ends.
+                return Ok(());
+            }
         }
     }
     let fuse = Arc::into_inner(fuse).context("the mount is still being worked on")?;
@@ -138,10 +157,10 @@ async fn leave_tree(fuse: FuseSession) -> Result<()> {
 }
 
 /// System calls about a mount may wait for answers that this runtime has to give.
-async fn blocking(
+async fn blocking<T: Send + 'static>(
     fuse: &Arc<FuseSession>,
-    call: impl FnOnce(&FuseSession) -> std::io::Result<()> + Send + 'static,
-) -> Result<()> {
+    call: impl FnOnce(&FuseSession) -> std::io::Result<T> + Send + 'static,
+) -> Result<T> {
     let fuse = Arc::clone(fuse);
     Ok(tokio::task::spawn_blocking(move || call(&fuse)).await??)
 }

@@ -26,6 +26,8 @@ pub struct MountOptions {
     pub log_file: Option<PathBuf>,
     /// Shown as the device in `/proc/mounts` instead of the source.
     pub fsname: Option<String>,
+    /// Not a new mount: change one that is there.
+    pub remount: bool,
 }
 
 /// When reading a file changes its access time.
@@ -53,6 +55,7 @@ impl Default for MountOptions {
             dirty_bytes: 256 << 20,
             log_file: None,
             fsname: None,
+            remount: false,
         }
     }
 }
@@ -64,6 +67,8 @@ pub enum OptionError {
     Unknown(String),
     #[error("mount option '{0}' needs a value, as in {0}={1}")]
     NeedsValue(&'static str, &'static str),
+    #[error("mount option '{0}' takes no value")]
+    TakesNoValue(String),
     #[error("mount option '{0}={1}': {2}")]
     BadValue(&'static str, String, String),
 }
@@ -79,18 +84,30 @@ impl MountOptions {
         words.split(',').filter(|word| !word.is_empty()).try_for_each(|word| self.word(word))
     }
 
+    /// What only the mount daemon knows of, not the kernel.
+    #[must_use]
+    pub fn for_the_daemon(&self) -> impl PartialEq + use<> {
+        (self.timeout, self.cache_bytes, self.dirty_bytes, self.log_file.clone(), self.fsname.clone())
+    }
+
     fn word(&mut self, word: &str) -> Result<(), OptionError> {
         let (key, value) = match word.split_once('=') {
             Some((key, value)) => (key, Some(value)),
             None => (word, None),
         };
+        if value.is_some() && FLAGS.contains(&key) {
+            return Err(OptionError::TakesNoValue(key.to_owned()));
+        }
         match key {
+            // As everywhere: it names the defaults, and undoes nothing that was said before it.
+            "defaults" => {}
+            "remount" => self.remount = true,
             "ro" => self.read_only = true,
-            "rw" | "defaults" => self.read_only = false,
+            "rw" => self.read_only = false,
             "nosuid" => self.nosuid = true,
             "suid" => self.nosuid = false,
             "nodev" => self.nodev = true,
-            "dev" if value.is_none() => self.nodev = false,
+            "dev" => self.nodev = false,
             "noexec" => self.noexec = true,
             "exec" => self.noexec = false,
             "noatime" | "nodiratime" => self.atime = AtimeMode::Noatime,
@@ -115,10 +132,47 @@ impl MountOptions {
     }
 }
 
+/// Words that are on or off.
+const FLAGS: [&str; 28] = [
+    "defaults",
+    "remount",
+    "ro",
+    "rw",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "atime",
+    "diratime",
+    "strictatime",
+    "sync",
+    "async",
+    "dirsync",
+    "allow_other",
+    "noallow_other",
+    "hard",
+    "soft",
+    "_netdev",
+    "auto",
+    "noauto",
+    "nofail",
+    "default_permissions",
+];
+
 /// Words that `mount(8)`, systemd and other tools put into fstab lines for themselves, and those
 /// that only name what Cairn does anyway.
 fn is_for_others(key: &str) -> bool {
-    const WORDS: [&str; 21] = [
+    const WORDS: [&str; 25] = [
+        // What /proc/mounts shows, and mount(8) repeats for a remount.
+        "user_id",
+        "group_id",
+        "max_read",
+        "blksize",
         "_netdev",
         "auto",
         "noauto",
@@ -190,6 +244,21 @@ mod tests {
         assert_eq!(parse("soft,timeo=5s").expect("known").timeout, Some(Duration::from_secs(5)));
         assert_eq!(parse("timeo=500ms,hard").expect("known").timeout, None);
         assert_eq!(parse("timeo=7,soft").expect("known").timeout, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn defaults_undo_nothing() {
+        assert!(parse("ro,defaults").expect("known").read_only);
+        assert!(parse("defaults,ro").expect("known").read_only);
+        assert!(parse("nosuid,defaults").expect("known").nosuid);
+    }
+
+    #[test]
+    fn a_word_that_is_on_or_off_takes_no_value() {
+        for word in ["ro=1", "hard=1", "soft=", "defaults=x", "dev=sda", "remount=1", "auto=1"] {
+            assert!(matches!(parse(word), Err(OptionError::TakesNoValue(_))), "{word}");
+        }
+        assert_eq!(parse("user=me,comment=x,x-a=b"), parse(""));
     }
 
     #[test]

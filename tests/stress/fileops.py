@@ -403,11 +403,31 @@ def xattrs(d):
     fails_with(errno.ENODATA, os.setxattr, path, "user.none", b"", os.XATTR_REPLACE)
     fails_with(errno.ENODATA, os.getxattr, path, "user.none")
     fails_with(errno.ENODATA, os.removexattr, path, "user.none")
+    fails_with(errno.EINVAL, os.setxattr, path, "user.", b"x")
     os.setxattr(path, "user.n1", b"new", os.XATTR_REPLACE)
     same(os.getxattr(path, "user.n1"), b"new", "value")
     for name in names:
         os.removexattr(path, name)
     same([n for n in os.listxattr(path) if n.startswith("user.")], [], "names after removal")
+
+
+def only_root_sees_trusted_xattrs(d):
+    if os.geteuid() != 0:
+        return
+    path = f"{d}/f"
+    os.close(new_file(path))
+    os.setxattr(path, "trusted.secret", b"x")
+    same("trusted.secret" in os.listxattr(path), True, "trusted name for root")
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os._exit(1 if "trusted.secret" in os.listxattr(path) else 0)
+        except PermissionError:
+            os._exit(0)  # a directory above, or a mount for its owner only
+    same(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0, "trusted name for others")
 
 
 def suid_cleared_by_write(d):

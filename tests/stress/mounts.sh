@@ -14,7 +14,7 @@ ok() { echo "ok      $*"; }
 
 # The helpers of an installation of our own; what somebody has installed already is put back.
 prefix=$WORK_DIR/prefix
-for helper in mount.cairn mount.fuse.cairn; do
+for helper in mount.cairn mount.fuse.cairn umount.cairn umount.fuse.cairn umount.fuse; do
     if [ -e "/sbin/$helper" ] || [ -L "/sbin/$helper" ]; then
         mv "/sbin/$helper" "$WORK_DIR/saved-$helper"
         at_end "mv -f '$WORK_DIR/saved-$helper' '/sbin/$helper'"
@@ -24,6 +24,10 @@ for helper in mount.cairn mount.fuse.cairn; do
 done
 CAIRN_BIN_DIR=${CAIRN_BIN_DIR:-$TARGET_DIR/$PROFILE} "$ROOT/scripts/install" "$prefix"
 for file in bin/cairn sbin/cairn-fsd sbin/cairn-mountd; do [ -x "$prefix/$file" ] || fail "install did not put $file in place"; done
+
+# Where mounts of root log if the machine has no system log.
+ROOTS_LOGS=/var/log/cairn
+at_end "rm -f '$ROOTS_LOGS/$(tr / - <<<"${WORK_DIR#/}")'-*.log; rmdir '$ROOTS_LOGS' 2>/dev/null"
 
 cluster_start 1
 mkdir -p "$MNT_A/sub/dir" "$MNT_A/other"
@@ -87,9 +91,114 @@ if try ro mount -t cairn -o ro "$src" "$mnt"; then
         grep -qi 'read-only' "$WORK_DIR/err" || fail "ro: $(cat "$WORK_DIR/err")"
     fi
     [ "$(cat "$mnt/sub/dir/file")" = here ] || fail "ro: cannot read"
-    mount -o remount,rw "$mnt" 2>/dev/null && ! touch "$mnt/other/rw" 2>/dev/null && fail "remount,rw was accepted and does not work"
     away "$mnt" ro && ok "option ro"
 fi
+if try remount mount -t cairn -o nosuid "$src" "$mnt"; then
+    mount -o remount,ro "$mnt" >"$WORK_DIR/err" 2>&1 || fail "remount,ro: $(cat "$WORK_DIR/err")"
+    has_options "$mnt" ro nosuid
+    touch "$mnt/other/ro" 2>/dev/null && fail "remount,ro: the mount takes writes"
+    mount -o remount,rw,noatime "$mnt" >"$WORK_DIR/err" 2>&1 || fail "remount,rw: $(cat "$WORK_DIR/err")"
+    has_options "$mnt" rw nosuid noatime
+    works "$mnt" && ok "option remount" || fail "remount,rw: the mount does not work"
+    mount -o remount,cache=64M "$mnt" 2>&1 | grep -q 'need a new mount' || fail "remount: an option that cannot change is swallowed"
+    away "$mnt" remount
+fi
+mkdir "$WORK_DIR/plain"
+"$prefix/sbin/cairn-mountd" "$src" "$WORK_DIR/plain" -o remount,ro >"$WORK_DIR/err" 2>&1 && fail "a plain directory was remounted"
+grep -q "no mount of Cairn" "$WORK_DIR/err" || fail "remount of a plain directory: $(cat "$WORK_DIR/err")"
+if try defaults "$prefix/sbin/cairn-mountd" "$src" "$mnt" -o ro,defaults; then
+    has_options "$mnt" ro && ok "defaults do not undo ro"
+    away "$mnt" defaults
+fi
+
+# refused NAME TEXT COMMAND...: the command fails with one line that has the text, and nothing is mounted.
+refused() {
+    local name=$1 text=$2 before
+    shift 2
+    before=$(grep -c . /proc/self/mounts)
+    if timeout 60 "$@" >"$WORK_DIR/err" 2>&1; then fail "$name was accepted"; return; fi
+    grep -q -- "$text" "$WORK_DIR/err" && [ "$(wc -l <"$WORK_DIR/err")" = 1 ] && ok "$name is refused" || fail "$name: $(cat "$WORK_DIR/err")"
+    [ "$(grep -c . /proc/self/mounts)" = "$before" ] || fail "$name: something is mounted"
+}
+refused "hard=1" "'hard' takes no value" "$prefix/sbin/cairn-mountd" "$src" "$mnt" -o hard=1
+refused "a mount point that does not exist" "No such file" "$prefix/sbin/cairn-mountd" "$src" "$WORK_DIR/none"
+refused "a mount point that is a file" "is not a directory" "$prefix/sbin/cairn-mountd" "$src" "$WORK_DIR/try.log"
+refused "the same tree twice" "is already mounted at" "$prefix/sbin/cairn-mountd" "$src" "$MNT_A"
+
+# ---- what a killed mount leaves --------------------------------------------------------------------------------------
+if try killed mount -t cairn "$src" "$mnt"; then
+    kill -KILL "$(daemons_of "$mnt")"
+    dead() { grep -q 'not connected' < <(stat "$mnt/." 2>&1); }
+    wait_until 10 dead || fail "a killed mount is not dead"
+    # Its session is waited for.
+    if timeout 60 mount -t cairn "$src" "$mnt" >"$WORK_DIR/try.log" 2>&1; then
+        grep -q 'took away a dead mount' "$WORK_DIR/try.log" || fail "nothing is said of the dead mount: $(cat "$WORK_DIR/try.log")"
+        [ "$(grep -c " $mnt " /proc/self/mounts)" = 1 ] && works "$mnt" && ok "a dead mount is replaced" || fail "a dead mount is in the way"
+        away "$mnt" "after a dead mount"
+    else
+        fail "mount over a dead mount: $(cat "$WORK_DIR/try.log")"
+        umount -l "$mnt"
+    fi
+fi
+
+# ---- umount ----------------------------------------------------------------------------------------------------------
+blob() { head -c 8000000 /dev/urandom >"$1"; }
+if try umount mount -t cairn "$src" "$mnt"; then
+    daemon=$(daemons_of "$mnt")
+    blob "$mnt/other/blob"
+    umount "$mnt" || fail "umount"
+    gone "$daemon" && ok "umount returns when all is stored" || fail "umount returned before the daemon had ended"
+fi
+mount -t tmpfs none "$mnt" && umount.fuse "$mnt" && ! is_mounted "$mnt" && ok "umount.fuse passes on what is not Cairn's" || fail "umount.fuse of another file system"
+if try "umount -l" mount -t cairn "$src" "$mnt"; then
+    daemon=$(daemons_of "$mnt")
+    exec 7>"$mnt/other/lazy"
+    umount "$mnt" >"$WORK_DIR/err" 2>&1 && fail "umount of a busy mount succeeds"
+    grep -q busy "$WORK_DIR/err" || fail "busy umount: $(cat "$WORK_DIR/err")"
+    umount -l "$mnt" || fail "umount -l"
+    is_mounted "$mnt" && fail "umount -l leaves the mount"
+    echo late >&7
+    exec 7>&-
+    wait_until 10 gone "$daemon" && [ "$(cat "$MNT_A/other/lazy")" = late ] && ok "umount -l" || fail "umount -l: the daemon does not end, or data is lost"
+fi
+if try "umount -f" mount -t cairn "$src" "$mnt"; then
+    daemon=$(daemons_of "$mnt")
+    echo forced >"$mnt/other/forced"
+    umount -f "$mnt" || fail "umount -f"
+    wait_until 10 gone "$daemon" && [ "$(cat "$MNT_A/other/forced")" = forced ] && ok "umount -f" || fail "umount -f: the daemon does not end, or data is lost"
+fi
+if try "lost data" mount -t cairn -o "soft,timeo=1s,logfile=$WORK_DIR/lost.log" "$src" "$mnt"; then
+    daemon=$(daemons_of "$mnt")
+    stop "$DATA_PID"
+    echo "not to be stored" >"$mnt/other/unlucky"
+    umount "$mnt" >"$WORK_DIR/err" 2>&1 && fail "umount succeeds though data can't be stored"
+    grep -q "can't be stored" "$WORK_DIR/err" && is_mounted "$mnt" && ok "umount fails if data can't be stored" || fail "umount with lost data: $(cat "$WORK_DIR/err")"
+    umount -f "$mnt" || fail "umount -f with lost data"
+    wait_until 90 gone "$daemon" || fail "umount -f: the daemon does not give up"
+    grep -q "written data is lost: 'unlucky', inode" "$WORK_DIR/lost.log" && ok "the log names files whose data is lost" || fail "lost data: $(cat "$WORK_DIR/lost.log")"
+    data_start
+fi
+
+# ---- servers that are away -------------------------------------------------------------------------------------------
+if try soft mount -t cairn -o soft,timeo=2s "$src" "$mnt"; then
+    blob "$MNT_A/other/soft"
+    sync "$MNT_A/other/soft"
+    kill -STOP "$DATA_PID"
+    from=$SECONDS
+    cat "$mnt/other/soft" >/dev/null 2>"$WORK_DIR/err" && fail "soft: a read from nowhere succeeds"
+    kill -CONT "$DATA_PID"
+    # One wait, and a little for what the kernel asks again.
+    [ $((SECONDS - from)) -le 5 ] && grep -q 'Input/output error' "$WORK_DIR/err" && ok "option soft" || fail "soft: $((SECONDS - from)) s, $(cat "$WORK_DIR/err")"
+    away "$mnt" soft
+fi
+
+# ---- the log of a mount in the background ----------------------------------------------------------------------------
+if [ ! -S /dev/log ] && try "log" mount -t cairn "$src" "$mnt"; then
+    log=$ROOTS_LOGS/$(tr / - <<<"${mnt#/}").log
+    grep -q connected "$log" && ok "the log of a mount in the background" || fail "no log at $log"
+    away "$mnt" log
+fi
+
 if try options mount -t cairn -o nosuid,nodev,noexec,noatime,default_permissions,_netdev,allow_other "$src" "$mnt"; then
     has_options "$mnt" nosuid nodev noexec noatime default_permissions allow_other && ok "options arrive at the kernel"
     if "$mnt/sub/script" >/dev/null 2>&1; then fail "noexec: the script ran"; else ok "option noexec"; fi
@@ -147,12 +256,48 @@ if as_user timeout 30 "$prefix/sbin/cairn-mountd" "$src" "$WORK_DIR/user/mnt" </
     as_user sh -c "echo mine >'$WORK_DIR/user/mnt/public/f'" || fail "ordinary user: cannot write to a directory for all"
     [ "$(stat -c %U "$MNT_A/public/f")" = nobody ] || fail "ordinary user: the owner is $(stat -c %U "$MNT_A/public/f")"
     as_user touch "$WORK_DIR/user/mnt/other/f" 2>/dev/null && fail "ordinary user: wrote where only root may"
+    as_user env -u HOME umount "$WORK_DIR/user/mnt" || fail "ordinary user: umount"
+    is_mounted "$WORK_DIR/user/mnt" && fail "ordinary user: umount leaves the mount"
+    no_daemon "$WORK_DIR/user/mnt" || fail "ordinary user: umount returned before the daemon had ended"
+    as_user timeout 30 "$prefix/sbin/cairn-mountd" "$src" "$WORK_DIR/user/mnt" </dev/null || fail "ordinary user: a second mount"
+    [ -S /dev/log ] || [ -s "$(echo "$WORK_DIR"/user/.local/state/cairn/*.log)" ] || fail "ordinary user: no log"
     if as_user fusermount3 -u "$WORK_DIR/user/mnt"; then
         wait_until 10 no_daemon "$WORK_DIR/user/mnt" && ok "an ordinary user through fusermount3" || fail "ordinary user: the daemon stays"
     else fail "fusermount3 -u"; fi
 else
     fail "ordinary user: $(tail -n 3 "$WORK_DIR/try.log")"
 fi
+
+# ---- an end while somebody is inside -------------------------------------------------------------------------------
+# busy_end NAME STARTER...: SIGTERM to the daemon of $busy while a program sits in it; what it wrote is stored.
+busy=$WORK_DIR/user/mnt
+busy_end() {
+    local name=$1 daemon inside
+    shift
+    "$@" timeout 30 "$prefix/sbin/cairn-mountd" "$src" "$busy" </dev/null >"$WORK_DIR/try.log" 2>&1 || { fail "$name: $(tail -n 3 "$WORK_DIR/try.log")"; return; }
+    daemon=$(daemons_of "$busy")
+    rm -f "$WORK_DIR/user/inside"
+    "$@" sh -c "cd '$busy/public' && echo \$\$ >'$WORK_DIR/user/inside' && exec sleep 60" &
+    wait_until 5 test -s "$WORK_DIR/user/inside" || { fail "$name: nobody gets inside"; return; }
+    inside=$(cat "$WORK_DIR/user/inside")
+    LIB_PIDS+=("$inside")
+    in_there() { [ "$(readlink "/proc/$inside/cwd")" = "$busy/public" ]; }
+    wait_until 5 in_there || fail "$name: nobody is inside"
+    "$@" sh -c "echo '$name' >'$busy/public/busy'"
+    kill -TERM "$daemon"
+    # 5 s for the users to leave, and some for a slow machine.
+    if wait_until 15 gone "$daemon"; then
+        [ "$(cat "$MNT_A/public/busy")" = "$name" ] && ok "$name: a busy mount ends by SIGTERM" || fail "$name: a busy mount lost data"
+    else
+        fail "$name: a busy mount does not end by SIGTERM"
+        kill -KILL "$daemon"
+    fi
+    stop "$inside"
+    is_mounted "$busy" && fail "$name: still mounted"
+    rm -f "$MNT_A/public/busy"
+}
+busy_end root env
+busy_end "ordinary user" as_user
 
 # ---- status and demo -------------------------------------------------------------------------------------------------
 if timeout 20 "$prefix/bin/cairn" status --meta "$META_ADDR" >"$WORK_DIR/status" 2>&1 && [ -s "$WORK_DIR/status" ]; then

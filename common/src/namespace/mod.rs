@@ -44,3 +44,4 @@ pub use dispatch::apply;
 pub use locks::{end_session_locks, lock_in_the_way, locks_after};
 pub use read::{extents, getattr, getxattr, listxattr, lookup, readdir, readlink, test_lock};
 pub use reap::reap;
+pub use xattr::is_listed;

@@ -12,6 +12,15 @@ use crate::limits::{XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_SIZE_MAX};
 /// File capabilities: any change of content or owner takes them away.
 const CAPABILITY: &[u8] = b"security.capability";
 
+/// What only an administrator sees.
+const TRUSTED: &[u8] = b"trusted.";
+
+/// Whether a caller may see a name in a list: the kernel checks who reads an attribute, but not who lists them.
+#[must_use]
+pub fn is_listed(caller: &Caller, name: &[u8]) -> bool {
+    caller.uid == 0 || !name.starts_with(TRUSTED)
+}
+
 /// Refuses names that the kernel would not pass, and namespaces that nobody would honour.
 fn check_name(name: &[u8]) -> FsResult<()> {
     if name.len() > XATTR_NAME_MAX {
@@ -20,9 +29,12 @@ fn check_name(name: &[u8]) -> FsResult<()> {
     if name.contains(&0) {
         return Err(FsError::Invalid);
     }
-    let known = [&b"user."[..], b"trusted.", b"security."]
-        .iter()
-        .any(|prefix| name.len() > prefix.len() && name.starts_with(prefix));
+    let prefixes = [&b"user."[..], TRUSTED, b"security."];
+    if prefixes.contains(&name) {
+        // As Linux: there is the namespace, and no name in it.
+        return Err(FsError::Invalid);
+    }
+    let known = prefixes.iter().any(|prefix| name.starts_with(prefix));
     if known || is_acl(name) { Ok(()) } else { Err(FsError::NotSupported) }
 }
 
@@ -119,4 +131,16 @@ pub(super) fn drop_capability<T: Tables + ?Sized>(tables: &mut T, ino: Ino) -> F
         tables.remove_xattr(ino, CAPABILITY)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_administrator_sees_trusted_names() {
+        let (root, user) = (Caller::default(), Caller { uid: 1000, ..Caller::default() });
+        assert!(is_listed(&root, b"trusted.a") && !is_listed(&user, b"trusted.a"));
+        assert!(is_listed(&user, b"user.trusted.a") && is_listed(&user, b"security.capability"));
+    }
 }

@@ -55,6 +55,8 @@ pub struct DataConfig {
     pub in_flight: ByteSize,
 }
 
+/// What a directory of the metadata role has: see `docs/formats/metadata.md`.
+const META_FILE: &str = "tables";
 /// Most that may be in flight: recovery tells a torn tail from damage by looking further than this.
 const IN_FLIGHT_MAX: u64 = 64 << 20;
 
@@ -142,6 +144,7 @@ impl DataDir {
     /// Locks the directory, making it if it is missing, and reads who it is.
     pub fn open(config: &DataConfig) -> Result<DataDir, DataError> {
         config.validate()?;
+        DirLock::refuse(&config.data_dir, META_FILE, "metadata")?;
         durable::create_dir_all(&config.data_dir)?;
         let lock = DirLock::acquire(&config.data_dir)?;
         let disk = Arc::new(RealDisk::open(&config.data_dir)?);

@@ -31,6 +31,12 @@ struct Report {
     at: Instant,
 }
 
+impl Report {
+    fn is_alive(&self) -> bool {
+        self.at.elapsed() < REPORT_EVERY * MISSED_REPORTS
+    }
+}
+
 /// See the module.
 pub struct Cluster {
     machine: Machine,
@@ -148,7 +154,7 @@ impl Cluster {
             NodeInfo {
                 node: row.node,
                 address: row.address,
-                alive: report.is_some_and(|report| report.at.elapsed() < REPORT_EVERY * MISSED_REPORTS),
+                alive: report.is_some_and(Report::is_alive),
                 stat: report.map(|report| report.stat.clone()),
             }
         };
@@ -178,9 +184,38 @@ impl Cluster {
     /// The same, without waiting.
     pub fn reported_space(&self) -> Space {
         let reports = self.reports.lock();
-        reports.values().fold(Space::default(), |sum, report| Space {
-            capacity: sum.capacity.saturating_add(report.stat.capacity),
-            available: sum.available.saturating_add(report.stat.available),
-        })
+        sum(reports.values().map(|report| (&report.stat, report.is_alive())))
+    }
+}
+
+/// Room on daemons, each with whether it is alive: nothing can be written to one that is away, but its disk
+/// and what is stored on it are still there.
+fn sum<'a>(stats: impl Iterator<Item = (&'a DataStat, bool)>) -> Space {
+    stats.fold(Space::default(), |sum, (stat, alive)| Space {
+        capacity: sum.capacity.saturating_add(stat.capacity),
+        available: sum.available.saturating_add(if alive { stat.available } else { 0 }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_on_a_daemon_that_is_away_is_not_free() {
+        let stat = |node, capacity, available| DataStat {
+            node: NodeId(node),
+            capacity,
+            available,
+            puts: 0,
+            gets: 0,
+            put_bytes: 0,
+            get_bytes: 0,
+            syncs: 0,
+            volumes: Vec::new(),
+        };
+        let (here, away) = (stat(1, 100, 60), stat(2, 1000, 900));
+        let space = sum([(&here, true), (&away, false)].into_iter());
+        assert_eq!(space, Space { capacity: 1100, available: 60 });
     }
 }

@@ -129,9 +129,17 @@ async fn advertised(config: &DataConfig, bound: SocketAddr) -> String {
         return Address::from(bound).to_string();
     }
     let ip = match local_ip(config).await {
-        Ok(ip) => ip,
+        Ok(ip) => {
+            if ip.is_loopback() {
+                tracing::warn!(
+                    target: "cairn",
+                    "mounts are told the address {ip}, which other machines cannot reach: set --advertise HOST, or name --meta as others do"
+                );
+            }
+            ip
+        }
         Err(error) => {
-            tracing::warn!(target: "cairn", "cannot tell by which address this machine is reached ({error}); set advertise");
+            tracing::warn!(target: "cairn", "cannot tell by which address this machine is reached ({error}): set --advertise HOST");
             std::net::Ipv4Addr::LOCALHOST.into()
         }
     };

@@ -26,6 +26,8 @@ const DATA_DEADLINE: Duration = Duration::from_secs(30);
 /// Pauses before a failed call is tried again: doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// What comes so soon after a wait that was given up belongs to it.
+const ASKED_AGAIN: Duration = Duration::from_millis(500);
 /// A block that arrives damaged is asked for this often: the wire may have been at fault, the disk is
 /// not getting better.
 const CORRUPT_TRIES: u32 = 3;
@@ -38,13 +40,16 @@ pub struct BlockClient {
     identity: Identity,
     /// `soft`: give up after this long.
     timeout: Option<Duration>,
+    /// When a read last was given up.
+    unread: Mutex<Option<Instant>>,
 }
 
 impl BlockClient {
     /// A client that learns of data daemons from `session`.
     #[must_use]
     pub fn new(session: Arc<Session>, identity: Identity, timeout: Option<Duration>) -> BlockClient {
-        BlockClient { session, nodes: Mutex::default(), pools: Mutex::default(), identity, timeout }
+        let (nodes, pools, unread) = (Mutex::default(), Mutex::default(), Mutex::default());
+        BlockClient { session, nodes, pools, identity, timeout, unread }
     }
 
     fn pool(&self, node: NodeId, address: &str) -> FsResult<Pool<DataServiceClient>> {
@@ -119,12 +124,31 @@ impl BlockClient {
         }
     }
 
-    /// Repeats what failed for reasons that pass: for ever, or with `soft` for so long.
+    /// Repeats what failed for reasons that pass: for ever, or for so long.
     async fn persist<T, Fut: Future<Output = FsResult<T>>>(
+        &self,
+        limit: Option<Duration>,
+        once: impl FnMut() -> Fut,
+    ) -> FsResult<T> {
+        match limit {
+            None => self.persist_hard(once).await,
+            Some(limit) => {
+                tokio::time::timeout(limit, self.persist_hard(once)).await.unwrap_or(Err(FsError::TimedOut))
+            }
+        }
+    }
+
+    /// How long to try to read. The kernel asks at once again for what its read-ahead did not get: a program
+    /// should not wait twice for that.
+    fn read_limit(&self) -> Option<Duration> {
+        let again = self.unread.lock().is_some_and(|then| then.elapsed() < ASKED_AGAIN);
+        self.timeout.map(|limit| if again { limit.min(ASKED_AGAIN) } else { limit })
+    }
+
+    async fn persist_hard<T, Fut: Future<Output = FsResult<T>>>(
         &self,
         mut once: impl FnMut() -> Fut,
     ) -> FsResult<T> {
-        let started = Instant::now();
         let mut pause = FIRST_PAUSE;
         let mut damaged = 0;
         loop {
@@ -136,9 +160,6 @@ impl BlockClient {
             let passes = error.is_transient() || error == FsError::Sealed || error == FsError::Corrupt;
             if !passes || damaged == CORRUPT_TRIES {
                 return Err(error);
-            }
-            if self.timeout.is_some_and(|limit| started.elapsed() + pause > limit) {
-                return Err(FsError::TimedOut);
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -157,10 +178,15 @@ impl DataClient for BlockClient {
             payload,
         };
         // A repeated put leaves a second block that nobody refers to; it is found by its session.
-        self.persist(|| self.put_once(request.clone())).await
+        self.persist(self.timeout, || self.put_once(request.clone())).await
     }
 
     async fn get(&self, block: BlockRef, offset: u32, length: u32) -> FsResult<(u32, Bytes)> {
-        self.persist(|| self.get_once(GetRequest { block, offset, length })).await
+        let result =
+            self.persist(self.read_limit(), || self.get_once(GetRequest { block, offset, length })).await;
+        if result == Err(FsError::TimedOut) {
+            *self.unread.lock() = Some(Instant::now());
+        }
+        result
     }
 }

@@ -7,6 +7,7 @@ use super::interrupt::Delivery;
 use super::ops::{CopyRange, Fh, FuseOps, Make, ReadAt, Seek, WriteAt};
 use super::reply::{Answer, DirBuffer, XattrAnswer};
 use super::task::Target;
+use crate::store_all;
 use bytes::Bytes;
 use cairn_common::attr::FileKind;
 use cairn_common::error::FsError;
@@ -450,21 +451,26 @@ impl<O: FuseOps> Filesystem for Adapter<O> {
         self.runtime.spawn(async move { reply.answer(call.await) });
     }
 
-    // --- What we do not offer. Answered without a word in the log, where fuser's defaults warn.
-
     fn ioctl(
         &self,
-        _req: &Request,
+        req: &Request,
         _number: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
+        cmd: u32,
         _in_data: &[u8],
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOTTY);
+        if cmd == store_all::COMMAND {
+            self.change(req, reply, |ops| ops.store_all());
+        } else {
+            // Without a word in the log, where fuser's default warns.
+            reply.error(Errno::ENOTTY);
+        }
     }
+
+    // --- What we do not offer. Answered without a word in the log, where fuser's defaults warn.
 
     fn poll(
         &self,

@@ -6,10 +6,11 @@ use super::interrupt::Interrupts;
 use super::ops::{Fh, FuseOps, Make, ReadDir};
 use super::reply::{Answer, DirAnswer, DirBuffer};
 use super::task::{self, Target, Task, Unwanted};
-use cairn_common::error::FsResult;
+use cairn_common::error::{FsError, FsResult};
 use fuser::{FileHandle, INodeNo, ReplyEntry, Request};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -20,13 +21,23 @@ pub struct Adapter<O> {
     pub(super) interrupts: Arc<Interrupts>,
     pub(super) ended: CancellationToken,
     gate: Arc<ReplyGate>,
+    refusing: Arc<AtomicBool>,
 }
 
 impl<O: FuseOps> Adapter<O> {
     /// Slow calls run on `runtime`; `ended` is cancelled when the mount is gone.
     pub fn new(ops: Arc<O>, runtime: Handle, ended: CancellationToken) -> Adapter<O> {
         let gate = ops.gate().unwrap_or_default();
-        Adapter { ops, runtime, interrupts: Arc::default(), ended, gate }
+        Adapter { ops, runtime, interrupts: Arc::default(), ended, gate, refusing: Arc::default() }
+    }
+
+    /// Once it is set, every request is refused: for a mount that is gone, but whose users the kernel keeps.
+    pub fn refusing(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.refusing)
+    }
+
+    fn refused<T>(&self) -> Option<FsResult<T>> {
+        self.refusing.load(Ordering::SeqCst).then_some(Err(FsError::Evicted))
     }
 
     /// Registers a request that runs as a task.
@@ -58,7 +69,7 @@ impl<O: FuseOps> Adapter<O> {
         F: Future<Output = FsResult<T>> + Send + 'static,
     {
         let begun = self.gate.stamp();
-        match now(&self.ops) {
+        match self.refused().or_else(|| now(&self.ops)) {
             Some(result) => self.gate.send(begun, reply, result),
             None => {
                 let ops = Arc::clone(&self.ops);
@@ -92,7 +103,7 @@ impl<O: FuseOps> Adapter<O> {
         F: Future<Output = FsResult<T>> + Send + 'static,
     {
         let begun = self.gate.stamp();
-        match now(&self.ops) {
+        match self.refused().or_else(|| now(&self.ops)) {
             Some(result) => self.gate.send(begun, reply, result),
             None => {
                 let ops = Arc::clone(&self.ops);

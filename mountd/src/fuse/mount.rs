@@ -6,21 +6,24 @@
 use super::dispatch::Adapter;
 use super::notify::FuseNotifier;
 use super::ops::FuseOps;
+use crate::{mount_point, table};
 use fuser::{Config, MountOption, SessionACL};
 use parking_lot::Mutex;
-use rustix::mount::UnmountFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 /// The type in `/proc/mounts` is `fuse.` and this.
 const SUBTYPE: &str = "cairn";
+/// Where the kernel's control files usually are.
+const CONTROL: &str = "/sys/fs/fuse/connections";
 /// Threads that read requests. More do not help: what waits does so in tokio.
 const DEFAULT_THREADS: usize = 2;
 /// The kernel reads ahead 128 KiB on FUSE; a stream from a server wants larger and more requests. Not more
@@ -104,6 +107,7 @@ pub struct Session {
     inner: Mutex<Option<fuser::BackgroundSession>>,
     notifier: FuseNotifier,
     ended: CancellationToken,
+    refusing: Arc<AtomicBool>,
     mountpoint: PathBuf,
     /// `major:minor`, the kernel's name for the mount.
     device: Option<String>,
@@ -120,6 +124,7 @@ pub fn serve<O: FuseOps>(
     let root = rustix::process::geteuid().is_root();
     let ended = CancellationToken::new();
     let adapter = Adapter::new(ops, runtime, ended.clone());
+    let refusing = adapter.refusing();
     let session = fuser::Session::new(adapter, &mountpoint, &options.config(root))?;
     let notifier = FuseNotifier(session.notifier());
     let inner = Mutex::new(Some(session.spawn()?));
@@ -127,7 +132,7 @@ pub fn serve<O: FuseOps>(
     if let (true, Some(device)) = (root, &device) {
         set_read_ahead(device, options.read_ahead_kib);
     }
-    Ok(Session { inner, notifier, ended, mountpoint, device })
+    Ok(Session { inner, notifier, ended, refusing, mountpoint, device })
 }
 
 impl Session {
@@ -161,23 +166,32 @@ impl Session {
     /// Ends the connection to the kernel and leaves the tree, whatever is under way: who waits for us
     /// gets an error. The last resort when we can't answer any more, as nothing else ends the wait
     /// of a client. What the kernel has not written back is lost.
-    pub fn abort(&self) -> io::Result<()> {
+    ///
+    /// False if the connection could not be ended, because the tree was left lazily and the kernel's control
+    /// files are out of reach (an ordinary user, and fusectl is not mounted). Then each request is refused from
+    /// now on, and the end of this process ends the connection: don't [`Session::join`].
+    pub fn abort(&self) -> io::Result<bool> {
         warn!(mountpoint = %self.mountpoint.display(), "aborting the mount");
-        let connection = self.device.as_ref().and_then(|device| device.split_once(':'));
-        let aborted = connection.is_some_and(|(_major, minor)| {
-            fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1").is_ok()
-        });
+        self.refusing.store(true, Ordering::SeqCst);
+        let mut aborted = self.abort_connection();
         if !aborted && self.is_ours() {
-            // Without fusectl. Aborts first; what is busy stays, for the next step.
-            let _busy = rustix::mount::unmount(&self.mountpoint, UnmountFlags::FORCE);
+            // Aborts first; what is busy stays, for the next step.
+            let unmounted = rustix::mount::unmount(&self.mountpoint, UnmountFlags::FORCE);
+            aborted = matches!(unmounted, Ok(()) | Err(rustix::io::Errno::BUSY));
         }
         if !self.is_ours() {
-            return Ok(());
+            return Ok(aborted);
         }
-        match rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH) {
-            Err(rustix::io::Errno::PERM) => detach_as_user(&self.mountpoint),
-            result => Ok(result?),
-        }
+        mount_point::detach(&self.mountpoint)?;
+        Ok(aborted)
+    }
+
+    /// Through the kernel's control file system, mounted or not.
+    fn abort_connection(&self) -> bool {
+        let connection = self.device.as_ref().and_then(|device| device.split_once(':'));
+        let Some((_major, minor)) = connection else { return false };
+        let file = format!("{minor}/abort");
+        fs::write(Path::new(CONTROL).join(&file), "1").is_ok() || abort_unmounted(&file).is_ok()
     }
 
     /// Whether what is mounted at our place is still us.
@@ -192,9 +206,13 @@ impl Session {
     }
 }
 
-fn detach_as_user(mountpoint: &Path) -> io::Result<()> {
-    let status = Command::new("fusermount3").args(["-u", "-z", "-q", "--"]).arg(mountpoint).status()?;
-    if status.success() { Ok(()) } else { Err(io::Error::other("fusermount3 can't unmount")) }
+/// Writes to a control file where nobody has mounted their file system, as in most containers.
+fn abort_unmounted(file: &str) -> rustix::io::Result<()> {
+    let control = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(&control)?;
+    let root = rustix::mount::fsmount(&control, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let file = rustix::fs::openat(&root, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, b"1").map(drop)
 }
 
 /// Raises the kernel's read-ahead. Everything works without, only slower, so a failure is no error.
@@ -204,44 +222,14 @@ fn set_read_ahead(device: &str, kib: u32) {
     }
 }
 
-/// `major:minor` of what is mounted at `mountpoint`. (Not by `stat`, which would ask ourselves.)
+/// `major:minor` of what is mounted at `mountpoint`.
 fn device_at(mountpoint: &Path) -> Option<String> {
-    device_of(&fs::read("/proc/self/mountinfo").ok()?, mountpoint)
-}
-
-/// The topmost mount at `mountpoint`, in a table of the kernel.
-fn device_of(mountinfo: &[u8], mountpoint: &Path) -> Option<String> {
-    let wanted = escaped(mountpoint);
-    let line = mountinfo
-        .split(|byte| *byte == b'\n')
-        .rfind(|line| line.split(|byte| *byte == b' ').nth(4).is_some_and(|path| path == wanted))?;
-    let device = line.split(|byte| *byte == b' ').nth(2)?;
-    String::from_utf8(device.to_vec()).ok()
-}
-
-/// A path as the kernel prints it in its tables.
-fn escaped(path: &Path) -> Vec<u8> {
-    let mut out = Vec::new();
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => out.extend_from_slice(format!("\\{byte:03o}").as_bytes()),
-            _ => out.push(*byte),
-        }
-    }
-    out
+    table::mounted_at(mountpoint).map(|mount| mount.device)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_topmost_mount_is_found() {
-        let info = b"22 1 254:0 / / rw - ext4 /dev/vda rw\n\
-            30 22 0:40 / /mnt/a\\040b rw - fuse.cairn x rw\n31 30 0:41 / /mnt/a\\040b rw - fuse.cairn x rw\n";
-        assert_eq!(device_of(info, Path::new("/mnt/a b")), Some("0:41".to_owned()));
-        assert_eq!(device_of(info, Path::new("/mnt")), None);
-    }
 
     #[test]
     fn an_ordinary_user_gets_nosuid_and_nodev() {

@@ -564,6 +564,11 @@ pub trait FuseOps: Send + Sync + 'static {
         interrupt: Interrupt,
     ) -> impl Future<Output = FsResult<()>> + Send;
 
+    /// Change: everything that was written so far is on stable storage.
+    fn store_all(self: Arc<Self>) -> impl Future<Output = FsResult<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// The file system is unmounted: no more calls. Runs on a thread that may wait.
     fn destroy(&self) {}
 }

@@ -5,11 +5,13 @@ use super::ops::{
     AttrReply, Created, DirEntry, Entry, FuseOps, LockInfo, Lookup, Opened, ReadData, ReadDir, Segment,
     StatFs,
 };
+use crate::store_all;
 use bytes::Bytes;
 use cairn_common::error::{FsError, FsResult};
 use fuser::{
     FileHandle, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr,
 };
 use std::ffi::OsStr;
 use std::io::IoSlice;
@@ -41,6 +43,7 @@ macro_rules! answer {
 }
 
 answer!(ReplyEmpty, (), |reply, _done| reply.ok());
+answer!(ReplyIoctl, (), |reply, _done| reply.ioctl(0, &store_all::answer()));
 answer!(ReplyEntry, Entry, |reply, entry| send_entry(reply, &entry));
 answer!(ReplyEntry, Lookup, |reply, lookup| match lookup {
     Lookup::Found(entry) => send_entry(reply, &entry),

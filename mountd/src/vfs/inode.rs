@@ -7,6 +7,7 @@ use crate::writeback::dirty::DirtyMap;
 use cairn_common::attr::{Attr, Timestamp};
 use cairn_common::error::FsError;
 use cairn_common::ids::{Ino, Seq};
+use cairn_common::namespace::op::Name;
 use cairn_common::proto::meta::{CloseItem, DataLease, OpenState};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -53,6 +54,8 @@ pub struct State {
     /// Operations on the file's data that have not been answered.
     pub pending: u32,
     pub error: StoredError,
+    /// The name under which it was made here, for the log: it may be renamed since.
+    pub name: Option<Name>,
     /// No names left: dirty data need not be stored once nobody has it open.
     pub unlinked: bool,
     pub locks: FileLocks,

@@ -173,6 +173,15 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     /// What could not be stored: it is lost now.
     pub async fn shutdown(&self) -> FsResult<()> {
         self.discard_all();
+        let stored = self.store_everything().await;
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        stored
+    }
+
+    /// Everything that was written and changed so far is on stable storage.
+    async fn store_everything(&self) -> FsResult<()> {
         let mut stored = self.flush_all().await;
         for _ in 0..LAST_TRIES {
             if stored.is_ok() {
@@ -181,10 +190,20 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             stored = self.flush_all().await;
         }
         let synced = self.meta.sync(self.meta.last_submitted()).await;
-        self.cancel.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
         stored.and(synced)
+    }
+
+    /// Files with data that is not stored, for the log: what can be said of each, in one line.
+    #[must_use]
+    pub fn unstored(&self) -> Vec<String> {
+        let line = |inode: Arc<Inode>| {
+            let state = inode.lock();
+            let bytes = state.dirty.bytes();
+            let name = state.name.as_ref().map(|name| String::from_utf8_lossy(name).into_owned());
+            let of = name.map_or_else(String::new, |name| format!("'{name}', "));
+            (bytes > 0 && !state.unlinked).then(|| format!("{of}inode {}: {bytes} bytes", inode.ino))
+        };
+        self.inodes.all().into_iter().filter_map(line).collect()
     }
 
     /// An open file, for work on its data.

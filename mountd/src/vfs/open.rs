@@ -195,7 +195,14 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         flags: i32,
     ) -> FsResult<Made> {
         // The entry is there before the server is asked: a recall may come before the answer.
-        let (inode, ()) = self.inodes.hold(ino, |state| state.opening += 1);
+        let name = match &body {
+            OpBody::Create(create) => Some(create.name.clone()),
+            _ => None,
+        };
+        let (inode, ()) = self.inodes.hold(ino, |state| {
+            state.opening += 1;
+            state.name = name;
+        });
         let epoch = self.attr_epoch.load(Ordering::SeqCst);
         let result = self.change_in(caller, parent, body).await;
         let mut state = inode.lock();

@@ -16,6 +16,7 @@ use cairn_common::attr::{Attr, Caller, SetAttr};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::Ino;
 use cairn_common::limits::NAME_MAX;
+use cairn_common::namespace::is_listed;
 use cairn_common::namespace::op::{FallocateMode, LockRequest, Name, OpBody, XattrMode};
 use std::sync::Arc;
 
@@ -113,8 +114,10 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
         self.meta.getxattr(self.to_server(ino), name).await
     }
 
-    async fn listxattr(self: Arc<Self>, _caller: Caller, ino: Ino) -> FsResult<Vec<Bytes>> {
-        self.meta.listxattr(self.to_server(ino)).await
+    async fn listxattr(self: Arc<Self>, caller: Caller, ino: Ino) -> FsResult<Vec<Bytes>> {
+        let mut names = self.meta.listxattr(self.to_server(ino)).await?;
+        names.retain(|name| is_listed(&caller, name));
+        Ok(names)
     }
 
     async fn setxattr(
@@ -282,6 +285,10 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
 
     async fn fsyncdir(self: Arc<Self>, _ino: Ino, _fh: Fh, _datasync: bool) -> FsResult<()> {
         self.meta.sync(self.meta.last_submitted()).await
+    }
+
+    async fn store_all(self: Arc<Self>) -> FsResult<()> {
+        self.store_everything().await
     }
 
     async fn getlk(

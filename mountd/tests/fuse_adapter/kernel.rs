@@ -4,6 +4,7 @@ use super::Mounted;
 use cairn_common::ids::Ino;
 use cairn_mountd::fuse::mount::MountOptions;
 use cairn_mountd::fuse::notify::KernelNotify;
+use cairn_mountd::store_all::store_all;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags};
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -11,6 +12,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 fn both(test: impl Fn(Mounted)) {
@@ -387,14 +389,35 @@ fn an_unmount_from_outside_ends_the_session() {
 }
 
 #[test]
+fn everything_is_stored_on_request() {
+    let Some(m) = Mounted::new(true) else { return };
+    assert_eq!(store_all(m.dir.path()), Ok(std::process::id()));
+    assert!(m.fs.take_record().contains(&"store_all".to_owned()));
+    // Elsewhere nobody knows the question.
+    assert_eq!(store_all(Path::new("/proc")), Err(rustix::io::Errno::NOTTY));
+}
+
+#[test]
 fn an_abort_lets_everyone_go() {
     let Some(mut m) = Mounted::new(true) else { return };
     let path = m.path("hold");
     let waiting = std::thread::spawn(move || fs::metadata(path).unwrap_err());
     m.fs.wait_for("held hold");
-    m.session().abort().unwrap();
+    assert!(m.session().abort().unwrap());
     let error = waiting.join().unwrap().raw_os_error();
     assert!(matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED)), "{error:?}");
     m.session.take().unwrap().join().unwrap();
     assert_eq!(fs::read_dir(m.dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_mount_that_was_left_lazily_can_be_aborted() {
+    let Some(mut m) = Mounted::new(true) else { return };
+    // Somebody stays in it, and the tree is gone from the name space: only the kernel's control files are left.
+    let inside = fs::File::open(m.dir.path()).unwrap();
+    m.session().unmount(true).unwrap();
+    assert!(!m.session().ended().is_cancelled());
+    assert!(m.session().abort().unwrap());
+    m.session.take().unwrap().join().unwrap();
+    drop(inside);
 }

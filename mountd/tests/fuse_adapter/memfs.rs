@@ -608,6 +608,11 @@ impl FuseOps for MemFs {
         Ok(())
     }
 
+    async fn store_all(self: Arc<Self>) -> FsResult<()> {
+        self.record("store_all".into());
+        Ok(())
+    }
+
     async fn fsyncdir(self: Arc<Self>, _ino: Ino, _fh: Fh, _datasync: bool) -> FsResult<()> {
         self.record("fsyncdir".into());
         Ok(())

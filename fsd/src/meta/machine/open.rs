@@ -27,6 +27,8 @@ use std::sync::atomic::AtomicBool;
 use tokio::sync::watch;
 
 const TABLES: &str = "tables";
+/// What a directory of the data role begins with: see `docs/formats/volume.md`.
+const DATA_FILE: &str = "NODE";
 /// Entries of the log that are replayed in one transaction.
 const REPLAY_GROUP: usize = 1024;
 
@@ -43,6 +45,7 @@ impl Machine {
     /// inside a tokio runtime.
     pub fn open(dir: &Path, config: MachineConfig) -> Result<Machine, OpenError> {
         let failed = |source| OpenError::Io { path: dir.to_owned(), source };
+        DirLock::refuse(dir, DATA_FILE, "data")?;
         create_dir_all(dir).map_err(failed)?;
         let lock = DirLock::acquire(dir)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir).map_err(failed)?);
