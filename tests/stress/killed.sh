@@ -101,6 +101,29 @@ in_time "a mount beside it"
 unmount "$MNT_B" && wait_until 20 gone "$MNT_B_PID" || fail "umount"
 MNT_B_PID=
 
+# ---- two that die and two that start, at once ------------------------------------------------------------------------
+mount_at "$MNT_A" && MNT_A_PID=$MOUNT_PID && cluster_second || fail "no two mounts"
+holder "$MNT_A"
+# Both stop before either could end the other.
+kill -STOP "$MNT_A_PID" "$MNT_B_PID"
+clock=$(now_ms)
+kill -KILL "$MNT_A_PID" "$MNT_B_PID"
+kill_hard "$MNT_A_PID" && kill_hard "$MNT_B_PID" || fail "kill -9"
+umount -l "$MNT_A"
+umount -l "$MNT_B"
+wait_until 20 gone "$HOLDER_PID" || fail "the program hangs"
+for mnt in "$MNT_A" "$MNT_B"; do
+    spawn "mount-both-$(basename "$mnt")" "$(bin cairn-mountd)" "$META_ADDR:/" "$mnt" -f -o allow_other
+    [ "$mnt" = "$MNT_A" ] && MNT_A_PID=$SPAWNED_PID || MNT_B_PID=$SPAWNED_PID
+done
+wait_until 50 is_mounted "$MNT_A" && wait_until 50 is_mounted "$MNT_B" || fail "no two mounts"
+inherits "$MNT_B"
+in_time "two mounts at once after two deaths"
+[ "$(life_files | wc -l)" = 2 ] || fail "life files: $(life_files)"
+for mnt in "$MNT_A" "$MNT_B"; do unmount "$mnt" || fail "umount"; done
+wait_until 20 gone "$MNT_A_PID" && wait_until 20 gone "$MNT_B_PID" || fail "umount"
+MNT_B_PID=
+
 # ---- a metadata daemon that was away ---------------------------------------------------------------------------------
 mount_at "$MNT_A" || fail "no mount"
 MNT_A_PID=$MOUNT_PID

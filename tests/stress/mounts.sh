@@ -250,11 +250,12 @@ LIB_MOUNTS+=("$WORK_DIR/user/mnt")
 mode=$(stat -c %a /dev/fuse)
 at_end "chmod $mode /dev/fuse"
 chmod 666 /dev/fuse
-as_user() { setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME="$WORK_DIR/user" "$@"; }
+as_user() { setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME="$WORK_DIR/user" XDG_RUNTIME_DIR="$WORK_DIR/user" "$@"; }
 as_user mkdir "$WORK_DIR/user/mnt"
 if as_user timeout 30 "$prefix/sbin/cairn-mountd" "$src" "$WORK_DIR/user/mnt" </dev/null >"$WORK_DIR/try.log" 2>&1; then
     as_user sh -c "echo mine >'$WORK_DIR/user/mnt/public/f'" || fail "ordinary user: cannot write to a directory for all"
     [ "$(stat -c %U "$MNT_A/public/f")" = nobody ] || fail "ordinary user: the owner is $(stat -c %U "$MNT_A/public/f")"
+    [ "$(find "$WORK_DIR/user/cairn" -printf '%u%m ')" = "nobody700 nobody600 " ] || fail "ordinary user: life file: $(ls -lR "$WORK_DIR/user/cairn")"
     as_user touch "$WORK_DIR/user/mnt/other/f" 2>/dev/null && fail "ordinary user: wrote where only root may"
     as_user env -u HOME umount "$WORK_DIR/user/mnt" || fail "ordinary user: umount"
     is_mounted "$WORK_DIR/user/mnt" && fail "ordinary user: umount leaves the mount"
@@ -263,6 +264,7 @@ if as_user timeout 30 "$prefix/sbin/cairn-mountd" "$src" "$WORK_DIR/user/mnt" </
     [ -S /dev/log ] || [ -s "$(echo "$WORK_DIR"/user/.local/state/cairn/*.log)" ] || fail "ordinary user: no log"
     if as_user fusermount3 -u "$WORK_DIR/user/mnt"; then
         wait_until 10 no_daemon "$WORK_DIR/user/mnt" && ok "an ordinary user through fusermount3" || fail "ordinary user: the daemon stays"
+        [ -z "$(ls "$WORK_DIR/user/cairn")" ] || fail "ordinary user: a life file stays"
     else fail "fusermount3 -u"; fi
 else
     fail "ordinary user: $(tail -n 3 "$WORK_DIR/try.log")"
