@@ -127,7 +127,7 @@ fn stored(directory: &Path) -> Result<Option<OwnedFd>> {
 fn daemon(pid: u32) -> Option<OwnedFd> {
     let daemon = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    (name.starts_with("cairn") || name.starts_with("mount.")).then_some(daemon)
+    matches!(name.trim_end(), "cairn-mountd" | "cairn").then_some(daemon)
 }
 
 fn take_away(directory: &Path, cli: &Cli) -> Result<()> {

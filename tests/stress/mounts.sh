@@ -316,11 +316,11 @@ demo_at() {
 }
 mkdir "$WORK_DIR/demo" "$WORK_DIR/state"
 LIB_MOUNTS+=("$WORK_DIR/demo")
-for signal in TERM INT; do
+for signal in TERM INT HUP; do
     if demo_at "demo-$signal" --state "$WORK_DIR/state"; then
-        [ "$signal" = TERM ] && echo kept >"$WORK_DIR/demo/f"
+        [ "$signal" = TERM ] && grep -q "cairn status --meta 127.0.0.1:" "$SPAWNED_LOG" && echo kept >"$WORK_DIR/demo/f"
         [ "$(cat "$WORK_DIR/demo/f")" = kept ] || fail "demo --state does not keep what was written"
-        if [ "$signal" = TERM ]; then kill -TERM "$SPAWNED_PID"; else kill -INT "$SPAWNED_PID"; fi
+        kill -"$signal" "$SPAWNED_PID"
         wait_until 15 gone "$SPAWNED_PID" || { fail "demo does not end on SIG$signal"; kill -KILL "$SPAWNED_PID"; }
         is_mounted "$WORK_DIR/demo" && { fail "demo left its mount behind on SIG$signal"; umount -l "$WORK_DIR/demo"; }
     else
