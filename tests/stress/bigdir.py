@@ -11,9 +11,9 @@ import threading
 import time
 
 
-def add(path, tag, first, last):
+def add(dir_fd, tag, first, last):
     for i in range(first, last):
-        os.mknod(f"{path}/{tag}{i:07d}")
+        os.mknod(f"{tag}{i:07d}", dir_fd=dir_fd)
 
 
 def main():
@@ -25,10 +25,12 @@ def main():
     here = os.path.join(os.path.abspath(args.dir), "bigdir")
     there = os.path.join(os.path.abspath(args.other or args.dir), "bigdir")
     os.mkdir(here)
+    # Names are made relative to the open directory: with two mounts each component of a path is a round trip.
+    dir_fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (here, there)]
 
     start = time.monotonic()
     share = args.entries // 4
-    makers = [threading.Thread(target=add, args=(here if i % 2 else there, "stable", i * share, (i + 1) * share)) for i in range(4)]
+    makers = [threading.Thread(target=add, args=(dir_fds[i % 2], "stable", i * share, (i + 1) * share)) for i in range(4)]
     for t in makers:
         t.start()
     for t in makers:
@@ -41,11 +43,11 @@ def main():
 
     def churn(which):
         """Adds and removes all over the hash range, so that names come and go before and behind each reader."""
-        path, i = (here, there)[which], 0
+        dir_fd, i = dir_fds[which], 0
         while not stop.is_set():
-            os.mknod(f"{path}/churn{which}-{i}")
+            os.mknod(f"churn{which}-{i}", dir_fd=dir_fd)
             if i >= 500:
-                os.unlink(f"{path}/churn{which}-{i - 500}")
+                os.unlink(f"churn{which}-{i - 500}", dir_fd=dir_fd)
             i += 1
         changed[which] = i
 

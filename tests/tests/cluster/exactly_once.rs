@@ -9,7 +9,7 @@ use rand::Rng;
 /// Bytes after which a connection is cut: an attach needs some hundreds of them.
 const CUT: std::ops::Range<u64> = 300..6_000;
 const WORKERS: u64 = 3;
-const ROUNDS: u64 = 40;
+const ROUNDS: u64 = 20;
 /// Each record waits for the other mount, too.
 const RECORDS: u64 = 40;
 

@@ -1,9 +1,6 @@
 //! Peers that are wrong, silent, slow or send garbage: a clear error, bounded memory, nothing hangs.
 
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
-
-mod support;
-
+use crate::support::{EchoRequest, EchoResponse, Server, connect, connect_with, options, ping, until};
 use bytes::Bytes;
 use cairn_common::error::FsError;
 use cairn_common::ids::ClusterId;
@@ -20,7 +17,6 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use support::{EchoRequest, EchoResponse, Server, connect, connect_with, options, ping, until};
 use tarpc::{ClientMessage, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -75,7 +71,7 @@ async fn a_client_stays_with_the_cluster_it_first_met() {
     server.stop().await;
 }
 
-async fn until_err(client: &cairn_common::rpc::Reconnecting<support::EchoClient>, expected: FsError) {
+async fn until_err(client: &cairn_common::rpc::Reconnecting<crate::support::EchoClient>, expected: FsError) {
     let end = Instant::now() + LIMIT;
     while ping(client).await != Err(expected) {
         assert!(Instant::now() < end, "never {expected:?}");

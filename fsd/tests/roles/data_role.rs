@@ -1,8 +1,6 @@
 //! The whole role over real sockets and a real directory, with a metadata daemon that the test plays.
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
-mod data_common;
-
+use crate::data_common::{content, owner, put_request};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, ClusterId, NodeId, VolumeId};
 use cairn_common::proto::data::{DataServiceClient, DataStat, GetRequest};
@@ -11,7 +9,6 @@ use cairn_common::wire::hello;
 use cairn_common::wire::hello::ServiceKind;
 use cairn_fsd::data::link::Registered;
 use cairn_fsd::data::{DataConfig, DataError, Endpoint, Identity, MetaLink, Owner, run};
-use data_common::{content, owner, put_request};
 use futures::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use std::net::SocketAddr;

@@ -1,8 +1,6 @@
 //! The store against a map: random operations, with restarts in order and by crash of the process.
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
-mod data_common;
-
+use crate::data_common::{Ids, content, open, put_request};
 use cairn_common::error::FsError;
 use cairn_common::ids::BlockRef;
 use cairn_common::limits::PIECE;
@@ -10,7 +8,6 @@ use cairn_common::proto::data::GetRequest;
 use cairn_common::wire::checksum::verify_pieces;
 use cairn_fsd::data::Store;
 use cairn_fsd::disk::sim::SimDisk;
-use data_common::{Ids, content, open, put_request};
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,9 +1,7 @@
 //! The store over a simulated disk and a real directory: what is put can be read, limits and failures
 //! are told as they should.
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
-mod data_common;
-
+use crate::data_common::{Ids, config, content, open, owner, put_request, put_segments, read_all};
 use bytes::Bytes;
 use cairn_common::config::ByteSize;
 use cairn_common::error::FsError;
@@ -13,7 +11,6 @@ use cairn_common::proto::data::GetRequest;
 use cairn_fsd::data::{DataConfig, DataDir, Store};
 use cairn_fsd::disk::Disk;
 use cairn_fsd::disk::sim::{Call, SimDisk};
-use data_common::{Ids, config, content, open, owner, put_request, put_segments, read_all};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,15 +1,12 @@
 //! Sessions over real connections: two mounts agree, silent ones go, restarts and cut connections
 //! lose and repeat nothing.
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
-mod meta_common;
-
+use crate::meta_common::*;
 use cairn_common::error::FsError;
 use cairn_common::ids::{Ino, SessionId};
 use cairn_common::namespace::op::{LockType, OpBody, OpReply};
 use cairn_common::proto::meta::{DataLease, EventBody, OpenState};
 use cairn_fsd::meta::session::SessionTimes;
-use meta_common::*;
 use std::time::Duration;
 
 /// Two mounts that know of each other.

@@ -1,6 +1,4 @@
 //! A metadata daemon in this process, and mounts that are only their protocol.
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use cairn_common::attr::{Attr, Caller, FileKind, Timestamp};
 use cairn_common::config::{Address, META_PORT};

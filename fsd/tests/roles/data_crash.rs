@@ -4,15 +4,12 @@
 //! n over the whole run. Any part of what was not synced survives, sector by sector. After that:
 //! an acknowledged block reads back exactly, unless its delete was asked for; an acknowledged delete holds;
 //! whatever else is listed is whole; and the store takes blocks again. Then the power fails once more.
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
-mod data_common;
-
+use crate::data_common::{Ids, content, open, put_request, read_all};
 use cairn_common::error::FsError;
 use cairn_common::ids::BlockRef;
 use cairn_fsd::data::Store;
 use cairn_fsd::disk::sim::SimDisk;
-use data_common::{Ids, content, open, put_request, read_all};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;

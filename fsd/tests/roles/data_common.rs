@@ -1,5 +1,4 @@
 //! A store over the simulated disk, and payloads that can be told apart.
-#![allow(clippy::unwrap_used, dead_code, reason = "tests panic on purpose; each test crate uses a part")]
 
 use bytes::Bytes;
 use cairn_common::config::ByteSize;

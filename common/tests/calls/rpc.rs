@@ -1,9 +1,6 @@
 //! Calls, payloads, deadlines and reconnecting over real sockets.
 
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
-
-mod support;
-
+use crate::support::{EchoClient, Server, UNAVAILABLE, connect, connect_with, options, ping, until};
 use bytes::Bytes;
 use cairn_common::error::FsError;
 use cairn_common::limits::{FRAME_HEADER_MAX, FRAME_PAYLOAD_MAX};
@@ -11,7 +8,6 @@ use cairn_common::rpc::{LinkState, Pool, context_within};
 use cairn_common::wire::Payload;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use support::{EchoClient, Server, UNAVAILABLE, connect, connect_with, options, ping, until};
 use tarpc::client::Config;
 
 const LIMIT: Duration = Duration::from_secs(10);

@@ -1,8 +1,6 @@
 //! A disk that rots: what is damaged is told or missing, everything else is served, nothing is cut.
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
-mod data_common;
-
+use crate::data_common::{Ids, content, open, put_request, read_all};
 use cairn_common::error::FsError;
 use cairn_common::ids::{BlockRef, VolumeId};
 use cairn_common::proto::data::GetRequest;
@@ -10,7 +8,6 @@ use cairn_common::wire::checksum::verify_pieces;
 use cairn_fsd::data::Store;
 use cairn_fsd::disk::Disk;
 use cairn_fsd::disk::sim::{Call, SimDisk};
-use data_common::{Ids, content, open, put_request, read_all};
 use std::sync::Arc;
 
 const VOLUME: u64 = 4 << 20;

@@ -1,8 +1,6 @@
 //! Data daemons and volumes, as the metadata daemon keeps them; and both roles together.
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
-mod meta_common;
-
+use crate::meta_common::*;
 use bytes::Bytes;
 use cairn_common::config::{Address, DATA_PORT};
 use cairn_common::error::FsError;
@@ -15,7 +13,6 @@ use cairn_common::wire::checksum;
 use cairn_common::wire::hello::{Identity, ServiceKind};
 use cairn_fsd::config::DataConfig;
 use cairn_fsd::node::{RunningData, start_data};
-use meta_common::*;
 use std::path::Path;
 
 fn stat(node: NodeId) -> DataStat {

@@ -1,8 +1,5 @@
 //! A small service over real sockets, for the tests of `rpc`.
 
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
 use bytes::Bytes;
 use cairn_common::config::Address;
 use cairn_common::error::{FsError, FsResult};

@@ -1,5 +1,4 @@
 //! The program itself: ready line, signals, refusals.
-#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;

@@ -1,0 +1,15 @@
+//! The daemon's roles from outside: stores over disks that lie, sessions over real connections, the program itself. One
+//! binary: the roles' generic code is compiled once, and the tests run beside each other.
+
+#![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+
+mod daemon;
+mod data_common;
+mod data_crash;
+mod data_damage;
+mod data_model;
+mod data_role;
+mod data_store;
+mod meta_cluster;
+mod meta_common;
+mod meta_sessions;
