@@ -16,8 +16,8 @@ const VERSION: u32 = 1;
 /// Zeros written behind a record when it comes to where none are yet. Space that was only set aside has to be
 /// marked as written by the file system with the first bytes in it, and a sync waits for that; in zeros it
 /// writes the bytes and nothing else.
-const ZEROS_AHEAD: u64 = 256 << 10;
-static ZEROS: [u8; ZEROS_AHEAD as usize] = [0; ZEROS_AHEAD as usize];
+const ZEROS_AHEAD: usize = 256 << 10;
+static ZEROS: [u8; ZEROS_AHEAD] = [0; ZEROS_AHEAD];
 
 /// What a segment's file begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,7 +172,7 @@ impl Segment {
 
     /// What to write behind records that end at `end`: nothing as long as they stay where zeros are.
     fn zeros_behind(&self, end: u64) -> &'static [u8] {
-        let until = if end > self.written { (end + ZEROS_AHEAD).min(self.capacity) } else { end };
+        let until = if end > self.written { (end + ZEROS_AHEAD as u64).min(self.capacity) } else { end };
         let length = usize::try_from(until.saturating_sub(end)).expect("at most as long as the zeros");
         &ZEROS[..length]
     }
@@ -250,16 +250,17 @@ mod tests {
     #[test]
     fn zeros_go_ahead_of_records() {
         let disk = SimDisk::new();
-        let capacity = 3 * ZEROS_AHEAD / 2;
+        let ahead = ZEROS_AHEAD as u64;
+        let capacity = 3 * ahead / 2;
         let mut segment = Segment::create(&disk, header(), capacity).unwrap();
         let behind = |records: u64| HEADER as u64 + records;
         segment.append(&[1; 100], 1).unwrap();
-        assert_eq!((segment.end, segment.written), (behind(100), behind(100) + ZEROS_AHEAD));
+        assert_eq!((segment.end, segment.written), (behind(100), behind(100) + ahead));
         segment.append(&[2; 1000], 2).unwrap();
-        assert_eq!((segment.end, segment.written), (behind(1100), behind(100) + ZEROS_AHEAD));
-        let long = vec![3; usize::try_from(ZEROS_AHEAD).unwrap()];
+        assert_eq!((segment.end, segment.written), (behind(1100), behind(100) + ahead));
+        let long = vec![3; ZEROS_AHEAD];
         segment.append(&long, 3).unwrap();
-        assert_eq!((segment.end, segment.written), (behind(1100) + ZEROS_AHEAD, capacity));
+        assert_eq!((segment.end, segment.written), (behind(1100) + ahead, capacity));
         assert!(segment.has_room(8) && !segment.has_room(long.len()));
         let mut rest = vec![0xff; usize::try_from(capacity - segment.end).unwrap()];
         crate::disk::read_exact_at(&*segment.file, &mut rest, segment.end).unwrap();
