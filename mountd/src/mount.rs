@@ -112,9 +112,11 @@ impl Mounted {
     }
 
     async fn take_down(mut self) -> Result<()> {
-        if let Some(fuse) = self.fuse.take() {
-            leave_tree(fuse).await.with_context(|| format!("unmount {}", self.mount_point.display()))?;
-        }
+        let left = match self.fuse.take() {
+            Some(fuse) => leave_tree(fuse).await,
+            None => Ok(()),
+        };
+        // However that went: what programs wrote is stored, and the session does not linger.
         let flushed =
             tokio::time::timeout(LAST_FLUSH, self.vfs.shutdown()).await.unwrap_or(Err(FsError::TimedOut));
         if flushed.is_err() {
@@ -122,6 +124,7 @@ impl Mounted {
         }
         let ended = self.session.end(LAST_FLUSH).await;
         flushed.map_err(|error| anyhow!("data that was not stored is lost: {error}"))?;
+        left.with_context(|| format!("unmount {}", self.mount_point.display()))?;
         ended.map_err(|error| anyhow!("the session did not end cleanly: {error}"))
     }
 

@@ -202,7 +202,11 @@ impl Session {
     /// Waits until the mount is gone and its threads have ended.
     pub fn join(self) -> io::Result<()> {
         let session = self.inner.lock().take();
-        session.map_or(Ok(()), fuser::BackgroundSession::join)
+        match session.map_or(Ok(()), fuser::BackgroundSession::join) {
+            // A thread that was reading when the connection ended hears this, or that it is gone.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+            result => result,
+        }
     }
 }
 
