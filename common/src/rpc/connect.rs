@@ -11,7 +11,7 @@ use super::handshake::{HandshakeError, Peer, exchange};
 use super::socket::tune;
 use super::transport::{ClientTransport, WireError};
 use crate::config::Address;
-use crate::error::{FsError, FsResult};
+use crate::error::{FsError, FsResult, one_line};
 use crate::pool::PayloadBuffers;
 use crate::wire::hello::Identity;
 use futures::future::BoxFuture;
@@ -306,7 +306,7 @@ where
         let since = Instant::now();
         let reason = match broken.run_until_cancelled(dispatch).await {
             Some(Ok(())) => "closed by the server".to_owned(),
-            Some(Err(error)) => error_text(&error),
+            Some(Err(error)) => one_line(&error),
             None => "given up after a failed call".to_owned(),
         };
         broken.cancel();
@@ -413,15 +413,4 @@ fn log_failure(options: &ConnectOptions, error: &HandshakeError) {
     let addresses: Vec<String> = options.addresses.iter().map(ToString::to_string).collect();
     let service = options.identity.hello().service;
     warn!(target: "cairn", "can't connect to the {service} service at {}: {error}", addresses.join(","));
-}
-
-/// An error with its causes on one line.
-fn error_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }

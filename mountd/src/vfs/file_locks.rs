@@ -109,6 +109,12 @@ impl FileLocks {
         if self.session == session && self.place == Place::Moving { self.requests() } else { Vec::new() }
     }
 
+    /// Whether the server is being told of what is held.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        self.place == Place::Moving
+    }
+
     /// Whether `owner` has taken locks.
     #[must_use]
     pub fn knows(&self, owner: LockOwner) -> bool {

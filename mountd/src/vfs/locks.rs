@@ -177,22 +177,28 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         ask: impl Fn(&mut FileLocks, SessionId, bool) -> Decision<T>,
         server: impl Fn() -> S,
     ) -> Result<T, S> {
-        let notify = self.lock_waiters.join(inode.ino);
-        let decided = loop {
-            let mut moved = std::pin::pin!(notify.notified());
-            moved.as_mut().enable();
+        loop {
             match self.step(inode, &ask, &server) {
-                Step::Here(answer) => break Ok(answer),
-                Step::Server(asked) => break Err(asked),
+                Step::Here(answer) => return Ok(answer),
+                Step::Server(asked) => return Err(asked),
                 Step::Move(session, told) => self.tell_server(inode, session, told).await,
-                Step::Wait => tokio::select! {
-                    () = moved => {}
-                    () = tokio::time::sleep(RETRY) => {}
-                },
+                Step::Wait => self.wait_for_move(inode).await,
             }
-        };
+        }
+    }
+
+    async fn wait_for_move(&self, inode: &Inode) {
+        let notify = self.lock_waiters.join(inode.ino);
+        {
+            let mut moved = std::pin::pin!(notify.notified());
+            // Before the look: an end between the two is not missed.
+            moved.as_mut().enable();
+            if inode.lock().locks.is_moving() {
+                // Either way the caller looks again.
+                let _end = tokio::time::timeout(RETRY, moved).await;
+            }
+        }
         self.lock_waiters.leave(inode.ino, notify);
-        decided
     }
 
     /// Under the inode's lock as a whole: the operation log has what follows from decisions in their order.
@@ -219,15 +225,19 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     }
 
     /// Waits until the server has taken all locks over. What it refuses (its disk is full, say) is told again:
-    /// a lock that a program holds cannot be taken from it. If it goes on refusing, it ends the session.
+    /// a lock that a program holds cannot be taken from it. If it goes on refusing, it ends the session, and the
+    /// locks with it.
     async fn tell_server(&self, inode: &Inode, session: SessionId, mut told: Vec<OpTicket>) {
+        let mut said = false;
         loop {
             let mut refused = None;
             for answer in told {
                 refused = answer.await.err().or(refused);
             }
-            let Some(error) = refused else { break };
-            tracing::warn!(ino = %inode.ino, %error, "the metadata daemon does not take a lock over; trying again");
+            let Some(error) = refused.filter(|error| *error != FsError::Evicted) else { break };
+            if !std::mem::replace(&mut said, true) {
+                tracing::warn!(ino = %inode.ino, %error, "the metadata daemon does not take a lock over; trying again");
+            }
             tokio::time::sleep(TELL_PAUSE).await;
             let state = inode.lock();
             let locks = state.locks.to_move(session);
