@@ -226,10 +226,10 @@ impl<O: FuseOps> Filesystem for Adapter<O> {
         self.try_change(req, reply, target, |_ops| None, later);
     }
 
-    fn open(&self, req: &Request, number: INodeNo, flags: OpenFlags, kill_suidgid: bool, reply: ReplyOpen) {
+    fn open(&self, req: &Request, number: INodeNo, flags: OpenFlags, _kill_suidgid: bool, reply: ReplyOpen) {
         let (ino, flags) = (ino(number), flags.0);
-        let now = |ops: &O| ops.try_open(&caller(req), ino, flags, kill_suidgid);
-        let later = |ops: Arc<O>| ops.open(caller(req), ino, flags, kill_suidgid);
+        let now = |ops: &O| ops.try_open(ino, flags);
+        let later = |ops: Arc<O>| ops.open(ino, flags);
         self.try_change(req, reply, Target { ino, dir: false, flags }, now, later);
     }
 

@@ -15,7 +15,6 @@ const WANTED: &[(InitFlags, &str)] = &[
     (InitFlags::FUSE_ASYNC_READ, "several reads of one file at a time: read-ahead hides the network"),
     (InitFlags::FUSE_POSIX_LOCKS, "fcntl locks hold across all mounts"),
     (InitFlags::FUSE_FLOCK_LOCKS, "flock too; the two come apart by FUSE_LK_FLOCK"),
-    (InitFlags::FUSE_ATOMIC_O_TRUNC, "open with O_TRUNC is one operation, not two that others see between"),
     (InitFlags::FUSE_EXPORT_SUPPORT, "lookups of . and .. resolve file handles (NFS, open_by_handle_at)"),
     (InitFlags::FUSE_BIG_WRITES, "writes above one page, on old kernels"),
     (InitFlags::FUSE_DONT_MASK, "the umask comes to us: a default ACL takes its place"),
@@ -35,6 +34,8 @@ const WANTED: &[(InitFlags, &str)] = &[
 ];
 
 // Not asked for, on purpose:
+//   ATOMIC_O_TRUNC        the file would be cut before the kernel looks whether it may be: an
+//                         open(O_RDONLY|O_TRUNC) of a running program emptied it and then answered ETXTBSY
 //   WRITEBACK_CACHE       our write-back is below us, where fsync and other mounts can reach it; the
 //                         kernel's would also keep sizes and times of its own
 //   AUTO_INVAL_DATA       EXPLICIT_INVAL_DATA takes its place
@@ -75,7 +76,6 @@ fn is_required(flag: InitFlags) -> bool {
     flag.intersects(
         InitFlags::FUSE_POSIX_LOCKS
             | InitFlags::FUSE_FLOCK_LOCKS
-            | InitFlags::FUSE_ATOMIC_O_TRUNC
             | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_POSIX_ACL,
     )
@@ -93,7 +93,8 @@ mod tests {
             assert!(!why.is_empty());
             all |= *flag;
         }
-        let harmful = InitFlags::FUSE_SETXATTR_EXT
+        let harmful = InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_SETXATTR_EXT
             | InitFlags::FUSE_NO_OPEN_SUPPORT
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             | InitFlags::FUSE_WRITEBACK_CACHE;

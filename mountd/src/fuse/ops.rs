@@ -275,7 +275,8 @@ impl From<Bytes> for ReadData {
 /// A mounted file system. See the module for the two forms of calls, and for "query" and "change".
 ///
 /// `flags` of open calls are those of `open(2)` as the kernel passes them on (`O_CREAT`, `O_EXCL`,
-/// `O_NOCTTY` removed; `O_TRUNC` is ours to carry out).
+/// `O_NOCTTY`, and of `open` `O_TRUNC` removed: the kernel cuts by a `setattr` of its own. With `create`
+/// `O_TRUNC` is ours to carry out, should the file exist against the kernel's belief).
 #[allow(
     unused_variables,
     reason = "the default bodies of the try_ forms ignore their arguments; the names document them"
@@ -422,23 +423,11 @@ pub trait FuseOps: Send + Sync + 'static {
         umask: u16,
         flags: i32,
     ) -> impl Future<Output = FsResult<Created>> + Send;
-    fn try_open(
-        &self,
-        caller: &Caller,
-        ino: Ino,
-        flags: i32,
-        kill_suidgid: bool,
-    ) -> Option<FsResult<Opened>> {
+    fn try_open(&self, ino: Ino, flags: i32) -> Option<FsResult<Opened>> {
         None
     }
-    /// Change. `kill_suidgid` matters with `O_TRUNC` only.
-    fn open(
-        self: Arc<Self>,
-        caller: Caller,
-        ino: Ino,
-        flags: i32,
-        kill_suidgid: bool,
-    ) -> impl Future<Output = FsResult<Opened>> + Send;
+    /// Change.
+    fn open(self: Arc<Self>, ino: Ino, flags: i32) -> impl Future<Output = FsResult<Opened>> + Send;
     fn try_read(&self, read: &ReadAt) -> Option<FsResult<ReadData>> {
         None
     }

@@ -32,27 +32,25 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             return None;
         }
         let covered = state.registered.opens > 0 && (!may_write(flags) || state.registered.writers > 0);
-        if !covered || !state.is_cached() || state.attr.is_none() || flags & libc::O_TRUNC != 0 {
+        if !covered || !state.is_cached() || state.attr.is_none() {
             return None;
         }
         let fh = self.add_handle(&inode, &mut state, may_write(flags));
         Some(Opened { fh, mode: OpenMode { keep_cache: true, ..OpenMode::default() } })
     }
 
-    pub(super) async fn open_file(
-        &self,
-        caller: &Caller,
-        ino: Ino,
-        flags: i32,
-        kill_suidgid: bool,
-    ) -> FsResult<Opened> {
-        let plain = flags & !libc::O_TRUNC;
-        let opened = match self.open_again(ino, plain) {
-            Some(opened) => opened,
-            None => self.open_at_server(ino, may_write(flags) || flags & libc::O_TRUNC != 0, plain).await?,
-        };
+    pub(super) async fn open_file(&self, ino: Ino, flags: i32) -> FsResult<Opened> {
+        match self.open_again(ino, flags) {
+            Some(opened) => Ok(opened),
+            None => self.open_at_server(ino, flags).await,
+        }
+    }
+
+    /// A file that exists although it was to be made. The kernel, which did not know it, does not cut it.
+    async fn open_existing(&self, caller: &Caller, ino: Ino, flags: i32) -> FsResult<Opened> {
+        let opened = self.open_file(ino, flags).await?;
         if flags & libc::O_TRUNC != 0 {
-            let set = SetAttr { size: Some(0), kill_suidgid, ..SetAttr::default() };
+            let set = SetAttr { size: Some(0), kill_suidgid: caller.uid != 0, ..SetAttr::default() };
             if let Err(error) = self.set_attr(caller, ino, set).await {
                 self.close_handle(opened.fh, None);
                 return Err(error);
@@ -61,7 +59,8 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         Ok(opened)
     }
 
-    async fn open_at_server(&self, ino: Ino, write: bool, flags: i32) -> FsResult<Opened> {
+    async fn open_at_server(&self, ino: Ino, flags: i32) -> FsResult<Opened> {
+        let write = may_write(flags);
         for _ in 0..TRIES {
             let (inode, stamp) = self.inodes.hold(ino, |state| {
                 state.opening += 1;
@@ -76,7 +75,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             let epoch = self.attr_epoch.load(Ordering::SeqCst);
             let reply = self.meta.open(ino, write).await;
             let answer = match reply {
-                Ok(reply) => self.take_open(&inode, &reply, write, flags, (stamp, epoch)),
+                Ok(reply) => self.take_open(&inode, &reply, flags, (stamp, epoch)),
                 Err(error) => {
                     inode.lock().opening -= 1;
                     self.retire(ino);
@@ -100,14 +99,13 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         &self,
         inode: &Arc<Inode>,
         reply: &OpenReply,
-        write: bool,
         flags: i32,
         (stamp, epoch): (u64, u64),
     ) -> Option<(Opened, bool)> {
         let mut state = inode.lock();
         state.opening -= 1;
         state.registered.opens += 1;
-        state.registered.writers += u32::from(write);
+        state.registered.writers += u32::from(may_write(flags));
         let known = state.is_cached() && state.attr.is_some();
         if state.recalled > reply.generation || (!known && state.stamp != stamp) {
             // Counted at the server, so it is closed with the others at the end; asked again now.
@@ -164,7 +162,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             Made::New(attr, opened) => Ok((attr, opened)),
             Made::Existing(found) => {
                 // Permission to open it is the kernel's to check, and it did not know the file.
-                let opened = self.open_file(caller, found.ino, flags, caller.uid != 0).await?;
+                let opened = self.open_existing(caller, found.ino, flags).await?;
                 Ok((self.attr_now(found.ino).await?, opened))
             }
         }

@@ -170,24 +170,12 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
         Ok(Created { entry: self.entry(attr), opened: appends_directly(opened, flags) })
     }
 
-    fn try_open(
-        &self,
-        _caller: &Caller,
-        ino: Ino,
-        flags: i32,
-        _kill_suidgid: bool,
-    ) -> Option<FsResult<Opened>> {
+    fn try_open(&self, ino: Ino, flags: i32) -> Option<FsResult<Opened>> {
         self.open_again(self.to_server(ino), flags).map(|opened| Ok(appends_directly(opened, flags)))
     }
 
-    async fn open(
-        self: Arc<Self>,
-        caller: Caller,
-        ino: Ino,
-        flags: i32,
-        kill_suidgid: bool,
-    ) -> FsResult<Opened> {
-        let opened = self.open_file(&caller, self.to_server(ino), flags, kill_suidgid).await?;
+    async fn open(self: Arc<Self>, ino: Ino, flags: i32) -> FsResult<Opened> {
+        let opened = self.open_file(self.to_server(ino), flags).await?;
         Ok(appends_directly(opened, flags))
     }
 

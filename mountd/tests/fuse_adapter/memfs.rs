@@ -405,7 +405,7 @@ impl FuseOps for MemFs {
         _fh: Option<Fh>,
         set: SetAttr,
     ) -> FsResult<AttrReply> {
-        self.record(format!("setattr kill={}", set.kill_suidgid));
+        self.record(format!("setattr size={:?} kill={}", set.size, set.kill_suidgid));
         let mut tree = self.tree();
         let node = tree.node_mut(ino)?;
         node.attr.perm = set.perm.unwrap_or(node.attr.perm);
@@ -486,20 +486,8 @@ impl FuseOps for MemFs {
         Ok(Created { entry: tree.entry(ino)?, opened: tree.opened(ino) })
     }
 
-    async fn open(
-        self: Arc<Self>,
-        _caller: Caller,
-        ino: Ino,
-        flags: i32,
-        kill_suidgid: bool,
-    ) -> FsResult<Opened> {
-        if flags & libc::O_TRUNC != 0 {
-            self.record(format!("open truncates, kill={kill_suidgid}"));
-            let mut tree = self.tree();
-            let node = tree.node_mut(ino)?;
-            node.data.clear();
-            node.attr.size = 0;
-        }
+    async fn open(self: Arc<Self>, ino: Ino, flags: i32) -> FsResult<Opened> {
+        assert_eq!(flags & libc::O_TRUNC, 0, "the kernel cuts by setattr");
         Ok(self.tree().opened(ino))
     }
 

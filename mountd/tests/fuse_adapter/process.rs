@@ -240,7 +240,7 @@ fn setuid_is_ours_to_clear() {
     });
     assert_eq!(child.wait(), 0);
     let record = m.fs.take_record();
-    for what in ["write kills suid", "setattr kill=true", "open truncates, kill=true"] {
+    for what in ["write kills suid", "setattr size=Some(3) kill=true", "setattr size=Some(0) kill=true"] {
         assert!(record.iter().any(|recorded| recorded == what), "{what} in {record:?}");
     }
 }

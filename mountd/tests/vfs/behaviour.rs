@@ -56,7 +56,7 @@ async fn an_error_of_a_background_flush_is_told_to_each_handle_once() {
     let mount = Mount::quick();
     let made = mount.create("f").await;
     let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
-    let other = Arc::clone(&mount.vfs).open(Caller::default(), ino, libc::O_RDWR, false).await.unwrap().fh;
+    let other = Arc::clone(&mount.vfs).open(ino, libc::O_RDWR).await.unwrap().fh;
     *mount.data.failures.lock() = vec![FsError::Io];
     mount.write(ino, fh, 0, &[7; 100_000]).await.unwrap();
     EventSink::flush(&*mount.vfs, vec![ino]).await;
@@ -249,7 +249,7 @@ async fn a_read_moves_the_access_time_once_and_nothing_else() {
     assert_eq!((after.mtime, after.ctime), (before.mtime, before.ctime));
     let touches = |op: &&cairn_common::namespace::op::Op| matches!(op.body, OpBody::Touch { .. });
     // With `relatime`, a second reader finds a time that is late enough.
-    let open = Arc::clone(&mount.vfs).open(Caller::default(), ino, libc::O_RDONLY, false);
+    let open = Arc::clone(&mount.vfs).open(ino, libc::O_RDONLY);
     let other = open.await.unwrap().fh;
     mount.read(ino, other, 0, 100).await.unwrap();
     assert_eq!(mount.meta.log.lock().iter().filter(touches).count(), 1);
@@ -311,7 +311,7 @@ async fn a_file_that_lost_its_name_before_it_was_opened_is_whole_or_gone() {
     mount.vfs.try_release(ino, made.opened.fh, 0, None).unwrap().unwrap();
     let name = bytes::Bytes::from_static(b"f");
     Arc::clone(&mount.vfs).unlink(Caller::default(), cairn_common::ids::Ino::ROOT, name).await.unwrap();
-    let open = || Arc::clone(&mount.vfs).open(Caller::default(), ino, libc::O_RDONLY, false);
+    let open = || Arc::clone(&mount.vfs).open(ino, libc::O_RDONLY);
     let fh = open().await.unwrap().fh;
     assert_eq!(mount.read(ino, fh, 0, 8192).await.unwrap(), [5; 5000]);
     mount.vfs.try_release(ino, fh, 0, None).unwrap().unwrap();

@@ -129,7 +129,7 @@ async fn handles_of_an_ended_session_lock_nothing() {
     mount.lock(file, request(1, LockType::Write), false).await.unwrap();
     mount.next_session();
     assert_eq!(mount.lock(file, request(1, LockType::Write), false).await, Err(FsError::Evicted));
-    let opened = Arc::clone(&mount.vfs).open(Caller::default(), file.0, libc::O_RDWR, false).await.unwrap();
+    let opened = Arc::clone(&mount.vfs).open(file.0, libc::O_RDWR).await.unwrap();
     mount.lock((file.0, opened.fh), request(2, LockType::Write), false).await.unwrap();
     assert_eq!(mount.vfs.try_flush(file.0, file.1, 1), Some(Ok(())));
     mount.another_comes().await;

@@ -156,9 +156,9 @@ impl Run {
         let vfs = Arc::clone(&self.mount.vfs);
         vfs.try_flush(file.ino, file.fh, 1).unwrap().unwrap();
         vfs.try_release(file.ino, file.fh, 0, None).unwrap().unwrap();
-        let opened = match vfs.try_open(&Caller::default(), file.ino, libc::O_RDWR, false) {
+        let opened = match vfs.try_open(file.ino, libc::O_RDWR) {
             Some(opened) => opened.unwrap(),
-            None => Arc::clone(&vfs).open(Caller::default(), file.ino, libc::O_RDWR, false).await.unwrap(),
+            None => Arc::clone(&vfs).open(file.ino, libc::O_RDWR).await.unwrap(),
         };
         file.fh = opened.fh;
     }

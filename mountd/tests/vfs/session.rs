@@ -31,7 +31,7 @@ async fn the_next_session_sees_its_own_writes() {
         mount.fsync(ino, old).await.unwrap();
     }
     mount.next_session();
-    let opened = Arc::clone(&mount.vfs).open(Caller::default(), ino, libc::O_RDWR, false).await.unwrap();
+    let opened = Arc::clone(&mount.vfs).open(ino, libc::O_RDWR).await.unwrap();
     mount.write(ino, opened.fh, 8, b"90").await.unwrap();
     mount.fsync(ino, opened.fh).await.unwrap();
     assert_eq!(mount.stat(ino).await.size, 10);
@@ -43,7 +43,7 @@ async fn handles_end_with_their_session() {
     let made = mount.create("f").await;
     let (ino, old) = (made.entry.attr.ino, made.opened.fh);
     mount.next_session();
-    let opened = Arc::clone(&mount.vfs).open(Caller::default(), ino, libc::O_RDWR, false).await.unwrap();
+    let opened = Arc::clone(&mount.vfs).open(ino, libc::O_RDWR).await.unwrap();
     assert_eq!(mount.write(ino, old, 0, b"x").await, Err(FsError::Evicted));
     assert_eq!(mount.read(ino, old, 0, 1).await, Err(FsError::Evicted));
     assert_eq!(mount.fsync(ino, old).await, Err(FsError::Evicted));

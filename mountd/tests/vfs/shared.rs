@@ -158,7 +158,7 @@ async fn appends_while_a_file_is_shared_by_turns_are_all_there() {
     for generation in 2..2 + ROUNDS as u64 {
         mount.vfs.uncache(ino, generation).await;
         mount.meta.generation.store(generation, Ordering::SeqCst);
-        let open = Arc::clone(&mount.vfs).open(Caller::default(), ino, libc::O_RDWR, false);
+        let open = Arc::clone(&mount.vfs).open(ino, libc::O_RDWR);
         let opened = open.await.unwrap();
         mount.vfs.try_release(ino, opened.fh, 0, None).unwrap().unwrap();
     }
@@ -256,7 +256,7 @@ async fn a_shared_file_can_be_opened_while_it_is_written() {
     };
     let opener = async {
         for _ in 0..20 {
-            let opened = Arc::clone(&mount.vfs).open(Caller::default(), ino, libc::O_RDONLY, false).await;
+            let opened = Arc::clone(&mount.vfs).open(ino, libc::O_RDONLY).await;
             let fh = opened.unwrap().fh;
             mount.vfs.try_release(ino, fh, 0, None).unwrap().unwrap();
         }

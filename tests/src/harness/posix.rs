@@ -267,9 +267,14 @@ impl Mount {
 
     /// `open(2)` of an inode that is known.
     pub async fn open_ino(&self, ino: Ino, flags: i32) -> FsResult<File> {
-        let now = |tree: &Tree| tree.try_open(&root(), ino, flags, false);
-        let opened = self.request("open", now, |tree| tree.open(root(), ino, flags, false)).await?;
-        Ok(File::new(self, ino, opened.fh, opened.mode, flags))
+        let plain = flags & !libc::O_TRUNC;
+        let opened =
+            self.request("open", |tree| tree.try_open(ino, plain), |tree| tree.open(ino, plain)).await?;
+        let file = File::new(self, ino, opened.fh, opened.mode, flags);
+        if flags & libc::O_TRUNC != 0 {
+            file.truncate(0).await?;
+        }
+        Ok(file)
     }
 
     /// Makes a file with this content, and closes it.
