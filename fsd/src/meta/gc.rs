@@ -10,8 +10,7 @@ pub const DELETE_PAGE: usize = 4096;
 /// The next blocks that `node` is to delete.
 ///
 /// Only what is dead for good: if power went now and the end of the log with it, a file could have
-/// one of these blocks again. So the log is made durable up to what was read, first. What was read may be
-/// ahead of what is published: the tables are committed before.
+/// one of these blocks again. So the log is made durable up to what was read, first.
 pub async fn dead_blocks(machine: &Machine, node: NodeId) -> FsResult<Vec<BlockRef>> {
     let blocks = machine.read(|snapshot| {
         if snapshot.delete_queue_len()? == 0 {
@@ -27,7 +26,7 @@ pub async fn dead_blocks(machine: &Machine, node: NodeId) -> FsResult<Vec<BlockR
         Ok(blocks)
     })?;
     if !blocks.is_empty() {
-        machine.sync(machine.decided()).await?;
+        machine.sync(machine.progress().applied).await?;
     }
     Ok(blocks)
 }

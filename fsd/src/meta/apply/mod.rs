@@ -32,19 +32,19 @@ fn is_fatal(error: FsError) -> bool {
 }
 
 /// The first rows of a new cluster: a root directory.
-pub fn init(tx: &mut Tx<'_>, time: Timestamp) -> FsResult<()> {
+pub fn init(tx: &mut Tx, time: Timestamp) -> FsResult<()> {
     namespace::init_root(tx, time, &Caller::default(), ROOT_PERM)
 }
 
 /// Applies one command. `Ok(Err(_))` is its answer, and means that it changed nothing.
-pub fn apply(tx: &mut Tx<'_>, sessions: &mut Sessions, command: Command) -> Result<FsResult<Reply>, Fatal> {
+pub fn apply(tx: &mut Tx, sessions: &mut Sessions, command: Command) -> Result<FsResult<Reply>, Fatal> {
     match answer(tx, sessions, command) {
         Err(error) if is_fatal(error) => Err(Fatal(error)),
         answer => Ok(answer),
     }
 }
 
-fn answer(tx: &mut Tx<'_>, sessions: &mut Sessions, command: Command) -> FsResult<Reply> {
+fn answer(tx: &mut Tx, sessions: &mut Sessions, command: Command) -> FsResult<Reply> {
     match command {
         Command::Start => {
             tx.state.epoch = Epoch(tx.state.epoch.0 + 1);
@@ -71,7 +71,7 @@ fn answer(tx: &mut Tx<'_>, sessions: &mut Sessions, command: Command) -> FsResul
     }
 }
 
-fn allocate_inos(tx: &mut Tx<'_>, sessions: &Sessions, session: SessionId) -> FsResult<Reply> {
+fn allocate_inos(tx: &mut Tx, sessions: &Sessions, session: SessionId) -> FsResult<Reply> {
     sessions.get(session).ok_or(FsError::Evicted)?;
     let first = tx.state.next_ino;
     tx.state.next_ino = Ino(first.0.checked_add(INO_RANGE).ok_or(FsError::NoSpace)?);
@@ -79,7 +79,7 @@ fn allocate_inos(tx: &mut Tx<'_>, sessions: &Sessions, session: SessionId) -> Fs
 }
 
 fn batch(
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     sessions: &mut Sessions,
     session: SessionId,
     first: Seq,
@@ -105,7 +105,7 @@ fn batch(
     Ok(Reply::Results(results))
 }
 
-fn one(tx: &mut Tx<'_>, session: SessionId, op: &Op) -> OpResult {
+fn one(tx: &mut Tx, session: SessionId, op: &Op) -> OpResult {
     // Numbers come from ranges: one that was never given out would collide with a later inode.
     if new_ino(&op.body).is_some_and(|ino| ino >= tx.state.next_ino) {
         return Err(FsError::Invalid);
@@ -123,7 +123,7 @@ fn new_ino(body: &OpBody) -> Option<Ino> {
     }
 }
 
-fn reap(tx: &mut Tx<'_>, inos: &[Ino]) -> FsResult<Reply> {
+fn reap(tx: &mut Tx, inos: &[Ino]) -> FsResult<Reply> {
     let mut unfinished = Vec::new();
     for ino in inos {
         if !namespace::reap(tx, *ino, REAP_EXTENTS_MAX)? {
@@ -133,7 +133,7 @@ fn reap(tx: &mut Tx<'_>, inos: &[Ino]) -> FsResult<Reply> {
     Ok(Reply::Reaped { unfinished })
 }
 
-fn register_node(tx: &mut Tx<'_>, node: Option<NodeId>, identity: u128, address: String) -> FsResult<Reply> {
+fn register_node(tx: &mut Tx, node: Option<NodeId>, identity: u128, address: String) -> FsResult<Reply> {
     let known = match node {
         Some(node) => Some(tx.node(node)?.filter(|row| row.identity == identity).ok_or(FsError::WrongPeer)?),
         None => tx.node_by_identity(identity)?,
@@ -147,23 +147,23 @@ fn register_node(tx: &mut Tx<'_>, node: Option<NodeId>, identity: u128, address:
             node
         }
     };
-    tx.put_node(&NodeRow { node, identity, address })?;
+    tx.put_node(&NodeRow { node, identity, address });
     Ok(Reply::Node(node))
 }
 
-fn create_volume(tx: &mut Tx<'_>, node: NodeId) -> FsResult<Reply> {
+fn create_volume(tx: &mut Tx, node: NodeId) -> FsResult<Reply> {
     tx.node(node)?.ok_or(FsError::NotFound)?;
     let volume = tx.state.next_volume;
     tx.state.next_volume = VolumeId(volume.0.checked_add(1).ok_or(FsError::NoSpace)?);
-    tx.put_volume(volume, node)?;
+    tx.put_volume(volume, node);
     Ok(Reply::Volume(volume))
 }
 
-fn deleted(tx: &mut Tx<'_>, node: NodeId, blocks: &[BlockRef]) -> FsResult<Reply> {
+fn deleted(tx: &mut Tx, node: NodeId, blocks: &[BlockRef]) -> FsResult<Reply> {
     for block in blocks {
         // Only the node that has the volume can say so.
         if tx.volume(block.volume)? == Some(node) {
-            tx.forget_deleted(*block)?;
+            tx.forget_deleted(*block);
         }
     }
     Ok(Reply::Done)

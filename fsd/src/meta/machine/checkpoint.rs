@@ -1,11 +1,10 @@
 //! Checkpoints: the tables made durable, so that a restart replays little and old log segments can go.
 //!
-//! A thread of its own, asleep without a timer while nothing changes. The log is synced before, outside
-//! of the core's lock: the tables on disk never have an entry that the log could lose. Commands wait only
-//! while redb writes its dirty pages; readers don't wait at all.
+//! A thread of its own, asleep without a timer while nothing changes. It holds the core only to set aside
+//! what has changed, and to put the new tables below: neither commands nor readers wait for redb.
 
 use super::core::{CheckpointState, Core, Shared};
-use cairn_common::error::FsResult;
+use crate::meta::tables::{Base, Memtable, State, Store};
 use cairn_common::ids::LogIndex;
 use futures::executor::block_on;
 use futures::future::{Either, select};
@@ -21,10 +20,14 @@ pub fn start(shared: Arc<Shared>, after: Duration) -> io::Result<JoinHandle<()>>
     std::thread::Builder::new().name("meta-checkpoint".into()).spawn(move || {
         while shared.wait_for_checkpoint(after) {
             shared.checkpoint();
-            // Who submitted meanwhile found the core taken.
-            shared.drain();
         }
     })
+}
+
+/// What a checkpoint stores: rows, and the state that they lead to.
+struct Frozen {
+    state: State,
+    rows: Arc<Memtable>,
 }
 
 impl Shared {
@@ -36,7 +39,7 @@ impl Shared {
                 return false;
             }
             let deadline = state.changed_since.map(|since| since + after);
-            if state.log_bytes >= self.checkpoint_bytes || deadline.is_some_and(|at| at <= Instant::now()) {
+            if state.bytes >= self.checkpoint_bytes || deadline.is_some_and(|at| at <= Instant::now()) {
                 return true;
             }
             match deadline {
@@ -49,62 +52,91 @@ impl Shared {
     }
 
     /// Makes a checkpoint of what is applied now, unless the machine has failed.
-    pub fn checkpoint(&self) {
-        let applied = self.published.read().state.applied;
-        if self.wait_durable(applied).is_err() {
-            return;
+    pub fn checkpoint(self: &Arc<Shared>) {
+        let store = self.store.lock();
+        let Some(store) = store.as_ref() else { return };
+        let frozen = self.freeze(&mut self.core.lock());
+        // Who submitted while we held the core relies on us, also if the machine has just failed.
+        self.drain();
+        let Some(frozen) = frozen else { return };
+        if let Some(base) = self.write(store, &frozen) {
+            self.thaw(&mut self.core.lock(), base, frozen.state.applied);
         }
-        if let Some(applied) = self.checkpoint_locked(&mut self.core.lock()) {
-            self.forget_log(applied);
-        }
+        self.drain();
+        self.forget_log();
     }
 
     /// The last checkpoint: after it nothing is applied any more. False if it could not be made; then
     /// the tables stay as at the one before.
     pub fn close(&self) -> bool {
+        let store = self.store.lock().take();
         let mut core = self.core.lock();
-        let made = self.checkpoint_locked(&mut core);
-        // No transaction runs while the lock is held for writing.
-        let store = self.store.write().take();
+        let made = match (&store, self.freeze(&mut core)) {
+            (Some(store), Some(frozen)) => self.write(store, &frozen).map(|_base| frozen.state.applied),
+            _ => None,
+        };
+        core.view = None;
+        self.published.write().view = None;
         core.abandon();
         drop(core);
         self.log.close();
         // Dropped unless closed: then the file stays at its last checkpoint.
         if let (Some(applied), Some(store)) = (made, store) {
             store.close();
-            self.forget_log(applied);
+            self.published.write().checkpoint = applied;
+            self.forget_log();
         }
         made.is_some()
     }
 
-    fn checkpoint_locked(&self, core: &mut Core) -> Option<LogIndex> {
-        let applied = core.state.applied;
-        if self.failure.borrow().is_some() || self.wait_durable(applied).is_err() {
+    /// Sets aside what changed since the last checkpoint. `None` if the machine has failed: then the one
+    /// before may not have come to its end.
+    fn freeze(&self, core: &mut Core) -> Option<Frozen> {
+        if self.failure.borrow().is_some() {
             return None;
         }
-        if let Err(error) = self.store_checkpoint(core) {
+        if let Err(error) = core.store_sessions() {
             self.fail(format!("checkpoint of the metadata tables failed: {error}"));
             return None;
         }
-        self.published.write().checkpoint = applied;
-        Some(applied)
+        let rows = core.view.as_mut()?.freeze();
+        self.published.write().view = core.view.clone().map(Arc::new);
+        let mut checkpoints = self.checkpoints.lock();
+        *checkpoints = CheckpointState { stop: checkpoints.stop, ..CheckpointState::default() };
+        Some(Frozen { state: core.state, rows })
     }
 
-    fn forget_log(&self, applied: LogIndex) {
+    /// Makes what was set aside durable. The log comes first: the tables on disk never have an entry that
+    /// it could lose.
+    fn write(&self, store: &Store, frozen: &Frozen) -> Option<Arc<Base>> {
+        if self.wait_durable(frozen.state.applied).is_err() {
+            self.fail("metadata log: a sync failed, so there is no checkpoint".into());
+            return None;
+        }
+        match store.checkpoint(&frozen.state, &frozen.rows) {
+            Ok(base) => Some(base),
+            Err(error) => {
+                self.fail(format!("checkpoint of the metadata tables failed: {error}"));
+                None
+            }
+        }
+    }
+
+    fn thaw(&self, core: &mut Core, base: Arc<Base>, applied: LogIndex) {
+        let Some(view) = core.view.as_mut() else { return };
+        view.thaw(base);
+        let mut published = self.published.write();
+        published.view = core.view.clone().map(Arc::new);
+        published.checkpoint = applied;
+    }
+
+    /// Removes what the last finished checkpoint has.
+    fn forget_log(&self) {
+        let applied = self.published.read().checkpoint;
         if let Err(error) = self.log.forget(applied) {
             // They are in nobody's way; the next checkpoint or start removes what it can.
             tracing::warn!("old metadata log segments stay: {error}");
         }
-    }
-
-    fn store_checkpoint(&self, core: &mut Core) -> FsResult<()> {
-        let store = self.store.read();
-        let Some(store) = store.as_ref() else { return Ok(()) };
-        store.checkpoint(&core.state, core.sessions.changes())?;
-        core.sessions.stored();
-        let mut checkpoints = self.checkpoints.lock();
-        *checkpoints = CheckpointState { stop: checkpoints.stop, ..CheckpointState::default() };
-        Ok(())
     }
 
     /// Blocks until the log is durable up to `index`; an error if it is broken.

@@ -8,7 +8,7 @@ use super::published::Published;
 use crate::disk::Disk;
 use crate::meta::apply::{self, Admission, Applied, Command, Fatal, Reply, Sessions};
 use crate::meta::log::{Log, LogError};
-use crate::meta::tables::{State, Store};
+use crate::meta::tables::{State, Store, Tx, View};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{LogIndex, SessionId};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -25,6 +25,9 @@ const GROUP_BYTES: usize = 4 << 20;
 const GROUPS_PER_TURN: usize = 8;
 /// How many bytes of log may pass between two looks at the free space.
 const SPACE_CHECK_BYTES: u64 = 1 << 20;
+/// How many times `checkpoint_bytes` the rows that wait for the next checkpoint may take while one runs.
+/// Beyond, commands wait until it is finished.
+const ACTIVE_MAX: u64 = 4;
 
 /// A command that waits.
 pub struct Submission {
@@ -56,6 +59,8 @@ struct Proposed {
 /// What only one at a time touches.
 pub struct Core {
     pub state: State,
+    /// `None` after the shutdown.
+    pub view: Option<View>,
     pub sessions: Sessions,
     proposed: VecDeque<Proposed>,
     unchecked_bytes: u64,
@@ -70,9 +75,9 @@ pub struct Shared {
     /// The log has decided entries outside of `propose`; nobody has looked since.
     pub decided: AtomicBool,
     pub disk: Arc<dyn Disk>,
-    /// `None` after the shutdown. Held for reading as long as a transaction runs.
-    pub store: RwLock<Option<Store>>,
-    /// Lock order: core, then store, then published; the queue's is taken alone.
+    /// `None` after the shutdown. Held as long as a checkpoint runs.
+    pub store: Mutex<Option<Store>>,
+    /// Lock order: store, then core, then published; the queue's is taken alone.
     pub core: Mutex<Core>,
     pub queue: Mutex<VecDeque<Submission>>,
     pub published: RwLock<Published>,
@@ -90,16 +95,33 @@ pub struct Shared {
 /// What the checkpoint thread looks at.
 #[derive(Default)]
 pub struct CheckpointState {
-    /// Bytes of log since the last checkpoint.
-    pub log_bytes: u64,
-    /// First change since the last checkpoint.
+    /// Bytes of log since the last checkpoint began, or of rows, whichever is more.
+    pub bytes: u64,
+    /// First change since the last checkpoint began.
     pub changed_since: Option<Instant>,
     pub stop: bool,
 }
 
 impl Core {
-    pub fn new(state: State, sessions: Sessions) -> Core {
-        Core { state, sessions, proposed: VecDeque::new(), unchecked_bytes: SPACE_CHECK_BYTES, full: false }
+    pub fn new(state: State, view: View, sessions: Sessions) -> Core {
+        Core {
+            state,
+            view: Some(view),
+            sessions,
+            proposed: VecDeque::new(),
+            unchecked_bytes: SPACE_CHECK_BYTES,
+            full: false,
+        }
+    }
+
+    /// Puts the sessions that changed since the last checkpoint among the rows of the next.
+    pub fn store_sessions(&mut self) -> FsResult<()> {
+        let Some(view) = self.view.as_mut() else { return Ok(()) };
+        for (session, row) in self.sessions.changes() {
+            view.put_session(session, row)?;
+        }
+        self.sessions.stored();
+        Ok(())
     }
 
     /// Gives up on what the log has not decided: whether it happens is for the next start to see.
@@ -125,6 +147,10 @@ impl Shared {
     pub fn drain(self: &Arc<Shared>) {
         for _ in 0..GROUPS_PER_TURN {
             let Some(mut core) = self.core.try_lock() else { return };
+            if self.must_wait(&core) {
+                // The checkpoint's thread drains when it is done.
+                return;
+            }
             let panicked = FailOnPanic(self);
             self.decided.store(false, Ordering::SeqCst);
             self.run_group(&mut core);
@@ -137,6 +163,13 @@ impl Shared {
         }
         let shared = self.clone();
         self.runtime.spawn(async move { shared.drain() });
+    }
+
+    /// Memory is bounded: who changes rows faster than checkpoints store them waits for one.
+    fn must_wait(&self, core: &Core) -> bool {
+        let view = core.view.as_ref().filter(|view| view.is_frozen());
+        view.is_some_and(|view| view.active_bytes() as u64 >= ACTIVE_MAX * self.checkpoint_bytes)
+            && self.failure.borrow().is_none()
     }
 
     /// The log has decided entries that were proposed before.
@@ -173,7 +206,7 @@ impl Shared {
     /// full disk has no room for. Only a short cut: applying decides.
     fn admit(&self, core: &mut Core, group: Vec<Submission>) -> Vec<Submission> {
         let failed = self.failure.borrow().is_some();
-        let open = self.store.read().is_some();
+        let open = core.view.is_some();
         let mut rest: Vec<Submission> = Vec::with_capacity(group.len());
         for mut submission in group {
             let early = if failed {
@@ -220,7 +253,7 @@ impl Shared {
                     self.log.request_sync(LogIndex(first.0 + last as u64));
                 }
                 core.unchecked_bytes += bytes as u64;
-                self.count_log_bytes(bytes as u64);
+                self.count_bytes(|counted| counted + bytes as u64);
                 let indexes = (first.0..).map(LogIndex);
                 core.proposed.extend(group.into_iter().zip(indexes).map(|(submission, index)| Proposed {
                     index,
@@ -242,12 +275,12 @@ impl Shared {
         }
     }
 
-    fn count_log_bytes(&self, bytes: u64) {
+    fn count_bytes(&self, count: impl FnOnce(u64) -> u64) {
         let mut checkpoints = self.checkpoints.lock();
-        checkpoints.log_bytes += bytes;
+        checkpoints.bytes = count(checkpoints.bytes);
         let first = checkpoints.changed_since.is_none();
         checkpoints.changed_since.get_or_insert_with(Instant::now);
-        if first || checkpoints.log_bytes >= self.checkpoint_bytes {
+        if first || checkpoints.bytes >= self.checkpoint_bytes {
             self.checkpoint_wanted.notify_one();
         }
     }
@@ -263,11 +296,7 @@ impl Shared {
         let (commands, answers): (Vec<_>, Vec<_>) =
             ready.into_iter().map(|p| ((p.index, p.command), (p.index, p.answer))).unzip();
         let mut touched = touched_sessions(&commands);
-        let applied = match self.store.read().as_ref() {
-            Some(store) => apply_all(store, core, commands),
-            None => Err(Fatal(FsError::Unavailable)),
-        };
-        match applied {
+        match apply_all(core, commands) {
             Ok(replies) => {
                 touched.extend(replies.iter().filter_map(new_session));
                 self.publish(core, &touched);
@@ -286,14 +315,21 @@ impl Shared {
     /// Before the answers go out, so that who has one finds it published.
     fn publish(&self, core: &Core, touched: &[SessionId]) {
         let durable = *self.durable.borrow();
+        let view = core.view.clone().map(Arc::new);
+        let rows = core.view.as_ref().map_or(0, |view| view.active_bytes() as u64);
+        // A long row that is replaced again and again fills the log; many short ones fill the memory.
+        self.count_bytes(|counted| counted.max(rows / 2));
         let mut published = self.published.write();
         published.state = core.state;
+        let old = std::mem::replace(&mut published.view, view);
         for session in touched {
             // The group's last entry, not the session's: two batches of one session may be in it.
             let row = core.sessions.get(*session);
             published.session_changed(*session, row, core.state.applied, durable);
         }
         drop(published);
+        // What only the old view had is freed here, where nobody waits for the lock.
+        drop(old);
         self.applied.send_replace(core.state.applied);
     }
 
@@ -310,26 +346,23 @@ impl Shared {
     }
 }
 
-/// Runs commands in one transaction; the core's state is as before if that fails.
+/// Runs commands in one transaction; the core's state and view are as before if that fails.
 pub fn apply_all(
-    store: &Store,
     core: &mut Core,
     commands: Vec<(LogIndex, Command)>,
 ) -> Result<Vec<FsResult<(Reply, apply::Effects)>>, Fatal> {
-    let sessions = &mut core.sessions;
-    let (state, replies) = store
-        .update(core.state, |tx| {
-            let mut replies = Vec::with_capacity(commands.len());
-            for (index, command) in commands {
-                tx.state.applied = index;
-                let reply = apply::apply(tx, sessions, command).map_err(|Fatal(error)| error)?;
-                let effects = tx.take_effects();
-                replies.push(reply.map(|reply| (reply, effects)));
-            }
-            Ok(replies)
-        })
-        .map_err(Fatal)?;
+    let view = core.view.clone().ok_or(Fatal(FsError::Unavailable))?;
+    let mut tx = Tx::new(view, core.state);
+    let mut replies = Vec::with_capacity(commands.len());
+    for (index, command) in commands {
+        tx.state.applied = index;
+        let reply = apply::apply(&mut tx, &mut core.sessions, command)?;
+        let effects = tx.take_effects();
+        replies.push(reply.map(|reply| (reply, effects)));
+    }
+    let (state, view) = tx.finish();
     core.state = state;
+    core.view = Some(view);
     Ok(replies)
 }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! submit ──▶ queue ──▶ log.propose ──▶ (committed) ──▶ apply to tables ──▶ publish ──▶ answer
-//!                        │ write(2)                      │ one redb transaction per group
-//!                        └─▶ sync thread: fdatasync      └─▶ checkpoint thread: durable tables
+//!                        │ write(2)                      │ in memory, over redb
+//!                        └─▶ sync thread: fdatasync      └─▶ checkpoint thread: into redb, durably
 //! ```
 //!
 //! What if the process dies: before the append, nothing happened. After it, the restart applies the entry
@@ -252,14 +252,14 @@ impl Machine {
         self.session(session).map(|info| info.durable)
     }
 
-    /// Reads the state as of the last commit. Don't keep what `f` gets longer than needed: it
-    /// pins old pages. `Corrupt` if what is read is damaged.
+    /// Reads the state as of the last transaction. Don't keep what `f` gets longer than needed: it
+    /// pins old rows and pages. `Corrupt` if what is read is damaged.
     pub fn read<T>(&self, f: impl FnOnce(&Snapshot) -> FsResult<T>) -> FsResult<T> {
-        let state = self.inner.shared.published.read().state;
-        let snapshot = match self.inner.shared.store.read().as_ref() {
-            Some(store) => store.snapshot(&state)?,
-            None => return Err(FsError::Unavailable),
+        let (state, view) = {
+            let published = self.inner.shared.published.read();
+            (published.state, published.view.clone().ok_or(FsError::Unavailable)?)
         };
+        let snapshot = Snapshot::new(view, state.totals);
         // redb panics on some damage; whoever asked gets an answer, and the others go on.
         catch_unwind(AssertUnwindSafe(|| f(&snapshot))).unwrap_or_else(|_| {
             tracing::error!("metadata tables: reading them panicked; they may be damaged");
@@ -295,12 +295,6 @@ impl Machine {
         self.inner.shared.published.read().state.epoch
     }
 
-    /// Entries up to here are decided: no snapshot read so far has anything of a later one.
-    #[must_use]
-    pub fn decided(&self) -> LogIndex {
-        self.inner.shared.log.committed()
-    }
-
     #[must_use]
     pub fn progress(&self) -> Progress {
         let durable = *self.inner.shared.durable.borrow();
@@ -311,7 +305,6 @@ impl Machine {
     /// Makes a checkpoint now, unless the machine has failed. Blocks.
     pub fn checkpoint(&self) {
         self.inner.shared.checkpoint();
-        self.inner.shared.drain();
     }
 
     /// Waits until the machine has failed (a disk that lost or refused writes): the daemon must stop

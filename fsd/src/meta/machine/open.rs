@@ -14,8 +14,9 @@ use crate::disk::{Disk, RealDisk, trust_only_the_disk};
 use crate::durable::{DirLock, TEMPORARY, create_dir_all, remove_temporaries};
 use crate::meta::apply::{Command, Fatal, Sessions};
 use crate::meta::log::{FileLog, Log, LogOptions, RecoverError, recover};
-use crate::meta::tables::{State, Store};
+use crate::meta::tables::{State, Store, View};
 use cairn_common::attr::Timestamp;
+use cairn_common::error::FsError;
 use cairn_common::ids::{ClusterId, Epoch, Ino, LogIndex, NodeId, SessionId, VolumeId};
 use cairn_common::namespace::tables::Totals;
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -83,16 +84,18 @@ impl Machine {
     ) -> Result<Machine, OpenError> {
         let store = open_store(&*disk, &config, birth)?;
         let (state, rows) = store.load()?;
-        let mut core = Core::new(state, Sessions::new(rows));
-        let log = wrap(open_log(&disk, &config, &store, &mut core)?);
-        let published = Published::new(core.state, state.applied, core.sessions.iter());
+        let base = store.base().map_err(unreadable)?;
+        let mut core = Core::new(state, View::new(base), Sessions::new(rows));
+        let log = wrap(open_log(&disk, &config, &mut core)?);
+        let view = core.view.clone().map(Arc::new);
+        let published = Published::new(core.state, view, state.applied, core.sessions.iter());
         let applied = watch::Sender::new(core.state.applied);
         let shared = Arc::new(Shared {
             durable: log.durable(),
             log,
             decided: AtomicBool::new(false),
             disk,
-            store: RwLock::new(Some(store)),
+            store: Mutex::new(Some(store)),
             core: Mutex::new(core),
             queue: Mutex::default(),
             published: RwLock::new(published),
@@ -116,6 +119,10 @@ impl Machine {
         machine.begin_epoch()?;
         Ok(machine)
     }
+}
+
+fn unreadable(error: FsError) -> OpenError {
+    OpenError::Corrupt(format!("metadata tables: they cannot be read: {error}"))
 }
 
 fn open_store(disk: &dyn Disk, config: &MachineConfig, birth: &Birth) -> Result<Store, OpenError> {
@@ -166,23 +173,18 @@ fn first_state(cluster: ClusterId) -> State {
 }
 
 /// Recovers the log and applies what the tables lack.
-fn open_log(
-    disk: &Arc<dyn Disk>,
-    config: &MachineConfig,
-    store: &Store,
-    core: &mut Core,
-) -> Result<FileLog, OpenError> {
+fn open_log(disk: &Arc<dyn Disk>, config: &MachineConfig, core: &mut Core) -> Result<FileLog, OpenError> {
     let cluster = core.state.cluster;
     let applied = core.state.applied;
     let mut group = Vec::new();
     let recovered = recover(&**disk, cluster, applied, &mut |index, entry| {
         group.push((index, Command::decode(entry)?));
         if group.len() >= REPLAY_GROUP {
-            replay(store, core, std::mem::take(&mut group))?;
+            replay(core, std::mem::take(&mut group))?;
         }
         Ok(())
     })?;
-    replay(store, core, group).map_err(OpenError::Corrupt)?;
+    replay(core, group).map_err(OpenError::Corrupt)?;
     if recovered.cut > 0 {
         tracing::warn!(
             "metadata log: cut {} bytes of a torn tail after entry {}",
@@ -199,11 +201,11 @@ fn open_log(
         .map_err(|error| OpenError::Corrupt(error.to_string()))
 }
 
-fn replay(store: &Store, core: &mut Core, group: Vec<(LogIndex, Command)>) -> Result<(), String> {
+fn replay(core: &mut Core, group: Vec<(LogIndex, Command)>) -> Result<(), String> {
     if group.is_empty() {
         return Ok(());
     }
-    let replies = apply_all(store, core, group);
+    let replies = apply_all(core, group);
     replies.map(drop).map_err(|Fatal(error)| format!("cannot be applied: {error}"))
 }
 

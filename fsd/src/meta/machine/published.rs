@@ -2,9 +2,10 @@
 //! that nobody waits for the disk to read it.
 
 use super::SessionInfo;
-use crate::meta::tables::{SessionRow, State};
+use crate::meta::tables::{SessionRow, State, View};
 use cairn_common::ids::{LogIndex, Seq, SessionId};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Most marks per session; beyond that they get coarser.
 const MARKS_MAX: usize = 1024;
@@ -12,11 +13,14 @@ const MARKS_MAX: usize = 1024;
 /// See the module.
 pub struct Published {
     pub state: State,
+    /// The tables as of the same entry; `None` after the shutdown.
+    pub view: Option<Arc<View>>,
     pub checkpoint: LogIndex,
-    sessions: BTreeMap<SessionId, View>,
+    sessions: BTreeMap<SessionId, Marked>,
 }
 
-struct View {
+/// A session with what of it is durable.
+struct Marked {
     info: SessionInfo,
     /// Which entry of the log brought the session how far, oldest first; only those that were not
     /// durable when last looked at.
@@ -27,11 +31,12 @@ impl Published {
     /// After recovery: all that is applied is durable.
     pub fn new<'r>(
         state: State,
+        view: Option<Arc<View>>,
         checkpoint: LogIndex,
         sessions: impl Iterator<Item = (SessionId, &'r SessionRow)>,
     ) -> Published {
-        let views = sessions.map(|(session, row)| (session, View::new(session, row)));
-        Published { state, checkpoint, sessions: views.collect() }
+        let marked = sessions.map(|(session, row)| (session, Marked::new(session, row)));
+        Published { state, view, checkpoint, sessions: marked.collect() }
     }
 
     /// The session is as in `row` since entry `index`; `None`: it has ended.
@@ -46,31 +51,31 @@ impl Published {
             self.sessions.remove(&session);
             return;
         };
-        let view = self.sessions.entry(session).or_insert_with(|| View::new(session, row));
-        if row.applied > view.info.applied {
-            view.settle(durable);
-            view.mark(index, row.applied);
+        let marked = self.sessions.entry(session).or_insert_with(|| Marked::new(session, row));
+        if row.applied > marked.info.applied {
+            marked.settle(durable);
+            marked.mark(index, row.applied);
         }
     }
 
     /// The session, with what is durable if entries up to `durable` are.
     pub fn session(&self, session: SessionId, durable: LogIndex) -> Option<SessionInfo> {
-        self.sessions.get(&session).map(|view| view.info_at(durable))
+        self.sessions.get(&session).map(|marked| marked.info_at(durable))
     }
 
     pub fn sessions(&self, durable: LogIndex) -> Vec<SessionInfo> {
-        self.sessions.values().map(|view| view.info_at(durable)).collect()
+        self.sessions.values().map(|marked| marked.info_at(durable)).collect()
     }
 
     /// The entry that must be durable for operation `through` to be so; `Ok(None)` if it is already.
     /// `Err` with the last applied operation if `through` is above it.
     pub fn entry_of(&self, session: SessionId, through: Seq) -> Option<Result<Option<LogIndex>, Seq>> {
-        self.sessions.get(&session).map(|view| view.entry_of(through))
+        self.sessions.get(&session).map(|marked| marked.entry_of(through))
     }
 }
 
-impl View {
-    fn new(session: SessionId, row: &SessionRow) -> View {
+impl Marked {
+    fn new(session: SessionId, row: &SessionRow) -> Marked {
         let info = SessionInfo {
             session,
             client: row.client.clone(),
@@ -78,7 +83,7 @@ impl View {
             applied: row.applied,
             durable: row.applied,
         };
-        View { info, marks: VecDeque::new() }
+        Marked { info, marks: VecDeque::new() }
     }
 
     fn mark(&mut self, index: LogIndex, applied: Seq) {
@@ -148,7 +153,7 @@ mod tests {
             next_volume: VolumeId(1),
             totals: Default::default(),
         };
-        Published::new(state, LogIndex(0), [(S, &row(10))].into_iter())
+        Published::new(state, None, LogIndex(0), [(S, &row(10))].into_iter())
     }
 
     #[test]

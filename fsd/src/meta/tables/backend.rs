@@ -1,9 +1,8 @@
 //! redb over the daemon's own file trait, so that a lying disk can stand in.
 //!
-//! A clean close of a redb database makes its non-durable commits durable. Here that would be wrong
-//! without a checkpoint: the tables would hold more than the applied index in them says, and a restart
-//! would apply entries twice. So the backend has a switch: once [`Severed`], nothing reaches the file any
-//! more, and dropping the database is the same as a killed process.
+//! A redb database that is dropped writes to its file once more. After a write or a sync that failed
+//! nothing may be written as if all were well, so the backend has a switch: once [`Severed`], nothing
+//! reaches the file any more, and dropping the database is the same as a killed process.
 
 use crate::disk::{DiskFile, read_exact_at, write_all_at};
 use std::fmt;

@@ -1,21 +1,31 @@
-//! The state in redb: keys, values, and the transaction that the namespace rules run over.
+//! The state: in redb as of the last checkpoint, with what changed since in memory above it; keys, values,
+//! and the transaction that the namespace rules run over.
 
 mod backend;
+mod base;
 mod inventory;
 pub mod keys;
+mod memtable;
 mod rows;
 mod schema;
 mod snapshot;
 mod store;
 mod tx;
 pub mod values;
+mod view;
 
+#[cfg(test)]
+mod view_tests;
+
+pub use base::Base;
+pub use memtable::Memtable;
 #[cfg(test)]
 pub use snapshot::Dump;
 pub use snapshot::Snapshot;
 pub use store::{SessionRow, Store, StoreError};
 pub use tx::Tx;
 pub use values::State;
+pub use view::View;
 
 use cairn_common::error::FsError;
 use cairn_common::ids::NodeId;

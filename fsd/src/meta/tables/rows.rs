@@ -1,46 +1,53 @@
-//! Reading rows, the same for a transaction that writes and for a snapshot.
+//! Reading rows, the same for a transaction and for a snapshot.
 
-use super::schema::{Bytes as Value, Key8, Key12, Key16};
-use super::{failed, keys, values};
+use super::memtable::Bounds;
+use super::schema::Table;
+use super::view::{ALL, View};
+use super::{NodeRow, keys, values};
 use bytes::Bytes;
-use cairn_common::error::FsResult;
-use cairn_common::ids::{BlockRef, Ino, SessionId, VolumeId};
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{BlockRef, Ino, NodeId, SessionId, VolumeId};
 use cairn_common::namespace::op::Extent;
 use cairn_common::namespace::tables::{BlockUse, Dentry, HeldLock, Inode};
-use redb::ReadableTable;
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
-pub fn inode(table: &impl ReadableTable<Key8, Value>, ino: Ino) -> FsResult<Option<Inode>> {
-    let found = table.get(&keys::ino(ino)).map_err(failed)?;
-    found.map(|value| values::decode_inode(ino, value.value())).transpose()
+/// A key of fixed length. Another length is damage.
+fn fixed<const N: usize>(key: &[u8]) -> FsResult<&[u8; N]> {
+    key.try_into().map_err(|_| FsError::Corrupt)
 }
 
-pub fn dentry(
-    table: &impl ReadableTable<Key16, Value>,
-    parent: Ino,
-    cookie: u64,
-) -> FsResult<Option<Dentry>> {
-    let found = table.get(&keys::pair(parent.0, cookie)).map_err(failed)?;
-    found.map(|value| values::decode_dentry(cookie, value.value())).transpose()
+fn within<'k>(first: &'k [u8], last: &'k [u8]) -> Bounds<'k> {
+    (Included(first), Included(last))
+}
+
+fn up_to<'k>(first: &'k [u8], end: &'k [u8]) -> Bounds<'k> {
+    (Included(first), Excluded(end))
+}
+
+pub fn inode(view: &View, ino: Ino) -> FsResult<Option<Inode>> {
+    let found = view.get(Table::Inode, &keys::ino(ino))?;
+    found.map(|value| values::decode_inode(ino, &value)).transpose()
+}
+
+pub fn dentry(view: &View, parent: Ino, cookie: u64) -> FsResult<Option<Dentry>> {
+    let found = view.get(Table::Dentry, &keys::pair(parent.0, cookie))?;
+    found.map(|value| values::decode_dentry(cookie, &value)).transpose()
 }
 
 pub fn scan_dentries(
-    table: &impl ReadableTable<Key16, Value>,
+    view: &View,
     parent: Ino,
     from: u64,
     visit: &mut dyn FnMut(Dentry) -> bool,
 ) -> FsResult<()> {
     let (first, last) = (keys::pair(parent.0, from), keys::pair(parent.0, u64::MAX));
-    for row in table.range::<&[u8; 16]>(&first..=&last).map_err(failed)? {
-        let (key, value) = row.map_err(failed)?;
-        if !visit(values::decode_dentry(keys::second_of(key.value()), value.value())?) {
-            break;
-        }
-    }
-    Ok(())
+    view.scan(Table::Dentry, within(&first, &last), &mut |key, value| {
+        Ok(visit(values::decode_dentry(keys::second_of(fixed(key)?), value)?))
+    })
 }
 
 pub fn scan_extents(
-    table: &impl ReadableTable<Key16, Value>,
+    view: &View,
     ino: Ino,
     start: u64,
     end: u64,
@@ -49,76 +56,142 @@ pub fn scan_extents(
     if start >= end {
         return Ok(());
     }
-    let decode = |key: &[u8; 16], value: &[u8]| values::decode_extent(keys::second_of(key), value);
+    let decode = |key: &[u8], value: &[u8]| values::decode_extent(keys::second_of(fixed(key)?), value);
     let first = keys::pair(ino.0, start);
     // The extent that begins before the range may reach into it.
     let lowest = keys::pair(ino.0, 0);
-    if let Some(row) = table.range::<&[u8; 16]>(&lowest..&first).map_err(failed)?.next_back() {
-        let (key, value) = row.map_err(failed)?;
-        let extent = decode(key.value(), value.value())?;
-        if extent.offset.saturating_add(extent.length) > start && !visit(extent) {
-            return Ok(());
-        }
+    if let Some(extent) = view.last(Table::Extent, up_to(&lowest, &first), decode)?
+        && extent.offset.saturating_add(extent.length) > start
+        && !visit(extent)
+    {
+        return Ok(());
     }
     let last = keys::pair(ino.0, end);
-    for row in table.range::<&[u8; 16]>(&first..&last).map_err(failed)? {
-        let (key, value) = row.map_err(failed)?;
-        if !visit(decode(key.value(), value.value())?) {
-            break;
-        }
-    }
-    Ok(())
+    view.scan(Table::Extent, up_to(&first, &last), &mut |key, value| Ok(visit(decode(key, value)?)))
 }
 
-pub fn xattr(table: &impl ReadableTable<Value, Value>, ino: Ino, name: &[u8]) -> FsResult<Option<Bytes>> {
-    let found = table.get(keys::xattr(ino, name).as_slice()).map_err(failed)?;
-    found.map(|value| values::decode_xattr(value.value())).transpose()
+pub fn xattr(view: &View, ino: Ino, name: &[u8]) -> FsResult<Option<Bytes>> {
+    let found = view.get(Table::Xattr, &keys::xattr(ino, name))?;
+    found.map(|value| values::decode_xattr(&value)).transpose()
 }
 
-pub fn xattr_names(table: &impl ReadableTable<Value, Value>, ino: Ino) -> FsResult<Vec<Bytes>> {
-    let (first, last) = (keys::ino(ino), keys::ino(Ino(ino.0.saturating_add(1))));
-    let rows = table.range::<&[u8]>(first.as_slice()..last.as_slice()).map_err(failed)?;
-    rows.map(|row| {
-        let (key, _) = row.map_err(failed)?;
-        Ok(Bytes::copy_from_slice(&key.value()[first.len()..]))
-    })
-    .collect()
+pub fn xattr_names(view: &View, ino: Ino) -> FsResult<Vec<Bytes>> {
+    let (first, end) = (keys::ino(ino), keys::ino(Ino(ino.0.saturating_add(1))));
+    let mut names = Vec::new();
+    view.scan(Table::Xattr, up_to(&first, &end), &mut |key, _value| {
+        names.push(Bytes::copy_from_slice(&key[first.len()..]));
+        Ok(true)
+    })?;
+    Ok(names)
 }
 
-pub fn locks(table: &impl ReadableTable<Key8, Value>, ino: Ino) -> FsResult<Vec<HeldLock>> {
-    let found = table.get(&keys::ino(ino)).map_err(failed)?;
-    found.map_or(Ok(Vec::new()), |value| values::decode_locks(value.value()))
+pub fn locks(view: &View, ino: Ino) -> FsResult<Vec<HeldLock>> {
+    let found = view.get(Table::Lock, &keys::ino(ino))?;
+    found.map_or(Ok(Vec::new()), |value| values::decode_locks(&value))
 }
 
-pub fn locked_by(table: &impl ReadableTable<Key16, Value>, session: SessionId) -> FsResult<Vec<Ino>> {
+pub fn locked_by(view: &View, session: SessionId) -> FsResult<Vec<Ino>> {
     let (first, last) = (keys::pair(session.0, 0), keys::pair(session.0, u64::MAX));
-    let rows = table.range::<&[u8; 16]>(&first..=&last).map_err(failed)?;
-    rows.map(|row| Ok(Ino(keys::second_of(row.map_err(failed)?.0.value())))).collect()
+    let mut inos = Vec::new();
+    view.scan(Table::LockBySession, within(&first, &last), &mut |key, _value| {
+        inos.push(Ino(keys::second_of(fixed(key)?)));
+        Ok(true)
+    })?;
+    Ok(inos)
 }
 
-pub fn block(table: &impl ReadableTable<Key12, Value>, block: BlockRef) -> FsResult<Option<BlockUse>> {
-    let found = table.get(&keys::block(block)).map_err(failed)?;
-    found.map(|value| values::decode_block(value.value())).transpose()
+pub fn block(view: &View, block: BlockRef) -> FsResult<Option<BlockUse>> {
+    let found = view.get(Table::Block, &keys::block(block))?;
+    found.map(|value| values::decode_block(&value)).transpose()
 }
 
-pub fn contains(table: &impl ReadableTable<Key8, Value>, ino: Ino) -> FsResult<bool> {
-    Ok(table.get(&keys::ino(ino)).map_err(failed)?.is_some())
+pub fn is_orphan(view: &View, ino: Ino) -> FsResult<bool> {
+    view.contains(Table::Orphan, &keys::ino(ino))
 }
 
-/// Keys of `table` above `after`, at most `max`.
-pub fn inos_after(table: &impl ReadableTable<Key8, Value>, after: Ino, max: usize) -> FsResult<Vec<Ino>> {
-    let first = keys::ino(Ino(after.0.saturating_add(1)));
-    let rows = table.range::<&[u8; 8]>(&first..).map_err(failed)?;
-    rows.take(max).map(|row| Ok(keys::ino_of(row.map_err(failed)?.0.value()))).collect()
+/// Orphans above `after`, at most `max`.
+pub fn orphans(view: &View, after: Ino, max: usize) -> FsResult<Vec<Ino>> {
+    let after = keys::ino(after);
+    let mut inos = Vec::new();
+    view.scan(Table::Orphan, (Excluded(&after), Unbounded), &mut |key, _value| {
+        if inos.len() < max {
+            inos.push(keys::ino_of(fixed(key)?));
+        }
+        Ok(inos.len() < max)
+    })?;
+    Ok(inos)
 }
 
-/// Keys of `table` in one volume, at most `max`.
-pub fn blocks_of(
-    table: &impl ReadableTable<Key12, Value>,
-    volume: VolumeId,
-    max: usize,
-) -> FsResult<Vec<BlockRef>> {
+/// Dead blocks in one volume, at most `max`.
+pub fn dead_blocks(view: &View, volume: VolumeId, max: usize) -> FsResult<Vec<BlockRef>> {
     let bound = |n: u32| keys::block(BlockRef { volume, sequence: n, cookie: n });
-    let rows = table.range::<&[u8; 12]>(&bound(0)..=&bound(u32::MAX)).map_err(failed)?;
-    rows.take(max).map(|row| Ok(keys::block_of(row.map_err(failed)?.0.value()))).collect()
+    let (first, last) = (bound(0), bound(u32::MAX));
+    let mut blocks = Vec::new();
+    view.scan(Table::Delete, within(&first, &last), &mut |key, _value| {
+        if blocks.len() < max {
+            blocks.push(keys::block_of(fixed(key)?));
+        }
+        Ok(blocks.len() < max)
+    })?;
+    Ok(blocks)
+}
+
+/// The data daemon with this number.
+pub fn node(view: &View, node: NodeId) -> FsResult<Option<NodeRow>> {
+    let found = view.get(Table::Node, &keys::node(node))?;
+    found.map(|value| values::decode_node(node, &value)).transpose()
+}
+
+/// All data daemons, in order.
+pub fn nodes(view: &View) -> FsResult<Vec<NodeRow>> {
+    let mut nodes = Vec::new();
+    view.scan(Table::Node, ALL, &mut |key, value| {
+        nodes.push(values::decode_node(NodeId(u32::from_be_bytes(*fixed(key)?)), value)?);
+        Ok(true)
+    })?;
+    Ok(nodes)
+}
+
+/// The node that has a volume.
+pub fn volume(view: &View, volume: VolumeId) -> FsResult<Option<NodeId>> {
+    let found = view.get(Table::Volume, &keys::volume(volume))?;
+    found.map(|value| values::decode_volume(&value)).transpose()
+}
+
+/// All volumes with the node that has them, in order.
+pub fn volumes(view: &View) -> FsResult<Vec<(VolumeId, NodeId)>> {
+    let mut volumes = Vec::new();
+    view.scan(Table::Volume, ALL, &mut |key, value| {
+        volumes.push((VolumeId(u32::from_be_bytes(*fixed(key)?)), values::decode_volume(value)?));
+        Ok(true)
+    })?;
+    Ok(volumes)
+}
+
+/// Visits the inodes to which the rows of a table belong, once for each run of equal ones.
+pub fn owners(view: &View, table: Table, visit: &mut dyn FnMut(Ino)) -> FsResult<()> {
+    let mut last = None;
+    view.scan(table, ALL, &mut |key, _value| {
+        let ino = keys::ino_of(key.first_chunk().ok_or(FsError::Corrupt)?);
+        if last.replace(ino) != Some(ino) {
+            visit(ino);
+        }
+        Ok(true)
+    })
+}
+
+/// Visits all inodes.
+pub fn inodes(view: &View, visit: &mut dyn FnMut(Inode)) -> FsResult<()> {
+    view.scan(Table::Inode, ALL, &mut |key, value| {
+        visit(values::decode_inode(keys::ino_of(fixed(key)?), value)?);
+        Ok(true)
+    })
+}
+
+/// Visits all blocks that files have.
+pub fn blocks(view: &View, visit: &mut dyn FnMut(BlockRef, BlockUse)) -> FsResult<()> {
+    view.scan(Table::Block, ALL, &mut |key, value| {
+        visit(keys::block_of(fixed(key)?), values::decode_block(value)?);
+        Ok(true)
+    })
 }

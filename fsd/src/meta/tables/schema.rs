@@ -1,4 +1,7 @@
 //! The tables of the database. Keys are spelled in [`super::keys`], values in [`super::values`].
+//!
+//! redb knows each table by a typed definition; the layers above it by [`Table`], with keys as bytes.
+//! `with_definition!` leads from one to the other.
 
 use redb::TableDefinition;
 
@@ -37,3 +40,68 @@ pub const META: TableDefinition<Bytes, Bytes> = TableDefinition::new("meta");
 
 /// The only key of [`META`].
 pub const STATE: &[u8] = b"state";
+
+/// A table whose rows the log's commands change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    Inode,
+    Dentry,
+    Extent,
+    Xattr,
+    Lock,
+    LockBySession,
+    Block,
+    Delete,
+    Orphan,
+    Node,
+    Volume,
+    Session,
+}
+
+impl Table {
+    /// All of them, each at the place of its number.
+    pub const ALL: [Table; 12] = [
+        Table::Inode,
+        Table::Dentry,
+        Table::Extent,
+        Table::Xattr,
+        Table::Lock,
+        Table::LockBySession,
+        Table::Block,
+        Table::Delete,
+        Table::Orphan,
+        Table::Node,
+        Table::Volume,
+        Table::Session,
+    ];
+}
+
+/// Evaluates `$body` with `$definition` as the typed definition of `$table`.
+macro_rules! with_definition {
+    ($table:expr, $definition:ident => $body:expr) => {
+        with_definition!(@ $table, $definition, $body;
+            Inode INODE, Dentry DENTRY, Extent EXTENT, Xattr XATTR, Lock LOCK, LockBySession LOCK_BY_SESSION,
+            Block BLOCK, Delete DELETE, Orphan ORPHAN, Node NODE, Volume VOLUME, Session SESSION)
+    };
+    (@ $table:expr, $definition:ident, $body:expr; $($name:ident $of:ident),*) => {
+        match $table {
+            $($crate::meta::tables::schema::Table::$name => {
+                let $definition = $crate::meta::tables::schema::$of;
+                $body
+            })*
+        }
+    };
+}
+pub(super) use with_definition;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_table_is_at_its_place() {
+        for (at, table) in Table::ALL.iter().enumerate() {
+            assert_eq!(*table as usize, at);
+        }
+    }
+}

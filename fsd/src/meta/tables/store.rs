@@ -1,13 +1,16 @@
-//! The database: opened, changed without durability, made durable by checkpoints.
+//! The database: opened, read as of the last checkpoint, changed by checkpoints only.
 
 use super::backend::{Backend, Severed};
-use super::schema::{META, SESSION, STATE};
+use super::base::Base;
+use super::memtable::Memtable;
+use super::schema::{Bytes as Value, META, SESSION, STATE, Table, with_definition};
 use super::values::{self, State};
-use super::{Snapshot, Tx, failed, keys};
+use super::view::{ALL, View};
+use super::{Tx, failed};
 use crate::disk::DiskFile;
 use cairn_common::error::FsResult;
 use cairn_common::ids::SessionId;
-use redb::{Builder, Database, Durability, ReadableDatabase, WriteTransaction};
+use redb::{Builder, Database, Key, ReadableDatabase, TableDefinition, WriteTransaction};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -62,61 +65,33 @@ impl Store {
     }
 
     /// Makes all tables with a first state, durably. `fill` puts the first rows.
-    pub fn init(&self, state: State, fill: impl FnOnce(&mut Tx<'_>) -> FsResult<()>) -> FsResult<()> {
+    pub fn init(&self, state: State, fill: impl FnOnce(&mut Tx) -> FsResult<()>) -> FsResult<()> {
         let txn = self.db.begin_write().map_err(failed)?;
-        let mut tx = Tx::new(&txn, state);
-        fill(&mut tx)?;
-        let state = tx.finish(true)?;
-        txn.open_table(SESSION).map_err(failed)?;
-        commit_durably(txn, &state)
-    }
-
-    /// Runs `change` in one transaction that is not durable: a crash takes it back. On an error nothing
-    /// of it stays.
-    pub fn update<T>(
-        &self,
-        state: State,
-        change: impl FnOnce(&mut Tx<'_>) -> FsResult<T>,
-    ) -> FsResult<(State, T)> {
-        let mut txn = self.db.begin_write().map_err(failed)?;
-        txn.set_durability(Durability::None).map_err(|error| failed(redb::Error::from(error)))?;
-        let mut tx = Tx::new(&txn, state);
-        let result = change(&mut tx)?;
-        let state = tx.finish(false)?;
-        txn.commit().map_err(failed)?;
-        Ok((state, result))
-    }
-
-    /// Makes everything so far durable, with the state and the sessions that changed since the last
-    /// checkpoint (`None`: gone).
-    pub fn checkpoint<'s>(
-        &self,
-        state: &State,
-        sessions: impl Iterator<Item = (SessionId, Option<&'s SessionRow>)>,
-    ) -> FsResult<()> {
-        let txn = self.db.begin_write().map_err(failed)?;
-        {
-            let mut table = txn.open_table(SESSION).map_err(failed)?;
-            let mut out = Vec::new();
-            for (session, row) in sessions {
-                let key = keys::session(session);
-                match row {
-                    Some(row) => {
-                        values::encode_session(row, &mut out)?;
-                        table.insert(&key, out.as_slice()).map_err(failed)?;
-                    }
-                    None => {
-                        table.remove(&key).map_err(failed)?;
-                    }
-                }
-            }
+        for table in Table::ALL {
+            with_definition!(table, definition => drop(txn.open_table(definition).map_err(failed)?));
         }
-        commit_durably(txn, state)
+        commit(txn, &state)?;
+        let mut tx = Tx::new(View::new(self.base()?), state);
+        fill(&mut tx)?;
+        let (state, mut view) = tx.finish();
+        self.checkpoint(&state, &view.freeze()).map(drop)
     }
 
-    /// The tables as of the last commit.
-    pub fn snapshot(&self, state: &State) -> FsResult<Snapshot> {
-        Ok(Snapshot::new(self.db.begin_read().map_err(failed)?, state.totals))
+    /// The tables as of the last checkpoint.
+    pub fn base(&self) -> FsResult<Arc<Base>> {
+        let txn = self.db.begin_read().map_err(failed)?;
+        Ok(Arc::new(Base::open(&txn).map_err(failed)?))
+    }
+
+    /// Makes `rows` durable together with the state that they lead to; answers the tables with them.
+    /// Blocks, and may take a second for a hundred thousand rows.
+    pub fn checkpoint(&self, state: &State, rows: &Memtable) -> FsResult<Arc<Base>> {
+        let txn = self.db.begin_write().map_err(failed)?;
+        for table in Table::ALL.into_iter().filter(|table| !rows.is_untouched(*table)) {
+            with_definition!(table, definition => write_rows(&txn, definition, table, rows)?);
+        }
+        commit(txn, state)?;
+        self.base()
     }
 
     /// Marks the file as cleanly closed. Only right after a checkpoint.
@@ -153,7 +128,24 @@ impl Drop for Contained {
     }
 }
 
-fn commit_durably(mut txn: WriteTransaction, state: &State) -> FsResult<()> {
+fn write_rows<K: Key + 'static>(
+    txn: &WriteTransaction,
+    definition: TableDefinition<'static, K, Value>,
+    table: Table,
+    rows: &Memtable,
+) -> FsResult<()> {
+    let mut stored = txn.open_table(definition).map_err(failed)?;
+    for (key, value) in rows.range(table, ALL) {
+        let key = K::from_bytes(key);
+        match value {
+            Some(value) => drop(stored.insert(key, value).map_err(failed)?),
+            None => drop(stored.remove(key).map_err(failed)?),
+        }
+    }
+    Ok(())
+}
+
+fn commit(mut txn: WriteTransaction, state: &State) -> FsResult<()> {
     // The allocator's state is stored too, so that opening after a crash needs no scan of the file.
     txn.set_quick_repair(true);
     {

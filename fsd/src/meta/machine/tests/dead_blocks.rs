@@ -1,6 +1,5 @@
-//! Dead blocks are dead for good, also those of a command that is only just being applied.
+//! Dead blocks are dead for good, also those of a command whose entry only the cache has.
 
-use super::super::core::apply_all;
 use super::*;
 use crate::disk::sim::SimDisk;
 use crate::meta::gc::dead_blocks;
@@ -23,17 +22,6 @@ fn write(ino: Ino, sequence: u32) -> Op {
     Op { body: OpBody::Commit(commit), ..chmod(1) }
 }
 
-/// What the core does with a command, up to where it would publish it.
-fn apply_unpublished(machine: &Machine, command: Command) -> LogIndex {
-    let shared = &machine.inner.shared;
-    let index = shared.log.propose(&[&command.encode().unwrap()]).unwrap();
-    let store = shared.store.read();
-    let applied = apply_all(store.as_ref().unwrap(), &mut shared.core.lock(), vec![(index, command)]);
-    let replies = applied.map_err(|_| "the tables failed").unwrap();
-    assert!(matches!(&replies[0], Ok((Reply::Results(results), _)) if results[0].is_ok()), "{replies:?}");
-    index
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn are_handed_out_only_when_the_command_that_killed_them_is_durable() {
     let config = MachineConfig { sync_after: Duration::from_secs(3600), ..small() };
@@ -52,8 +40,8 @@ async fn are_handed_out_only_when_the_command_that_killed_them_is_durable() {
     // Else the sync of what is published would bring the rest along.
     machine.sync(machine.progress().applied).await.unwrap();
     let overwrite = Command::Batch { session, first: Seq(3), ops: vec![write(range.first, 2)], full: false };
-    let killed_by = apply_unpublished(&machine, overwrite);
-    assert!(machine.progress().applied < killed_by);
+    let killed_by = machine.submit(overwrite).await.unwrap().index;
+    assert!(machine.progress().durable < killed_by);
     assert_eq!(dead_blocks(&machine, NODE).await.unwrap(), [block(1)]);
     assert!(machine.progress().durable >= killed_by);
 }

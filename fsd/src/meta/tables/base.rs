@@ -1,0 +1,75 @@
+//! The tables as of a checkpoint, in redb, opened once and read by everyone until the next.
+
+use super::failed;
+use super::memtable::Bounds;
+use super::schema::{Bytes as Value, Table, with_definition};
+use cairn_common::error::FsResult;
+use redb::{AccessGuard, Key, ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
+use smallvec::SmallVec;
+use std::ops::Bound;
+
+/// A value that redb holds in its cache.
+pub type Stored = AccessGuard<'static, Value>;
+/// Of the keys only those of extended attributes are longer.
+pub type RowKey = SmallVec<[u8; 16]>;
+/// Rows one after the other.
+pub type StoredRows = Box<dyn Iterator<Item = FsResult<(RowKey, Stored)>>>;
+
+/// See the module.
+pub struct Base {
+    tables: Vec<Box<dyn Readable>>,
+}
+
+impl Base {
+    pub fn open(txn: &ReadTransaction) -> Result<Base, redb::TableError> {
+        let tables = Table::ALL.into_iter().map(|table| open_one(txn, table));
+        Ok(Base { tables: tables.collect::<Result<_, _>>()? })
+    }
+
+    pub fn get(&self, table: Table, key: &[u8]) -> FsResult<Option<Stored>> {
+        self.tables[table as usize].get(key)
+    }
+
+    /// Rows in order of their keys, or against it.
+    pub fn range(&self, table: Table, bounds: Bounds<'_>, backwards: bool) -> FsResult<StoredRows> {
+        self.tables[table as usize].range(bounds, backwards)
+    }
+
+    pub fn len(&self, table: Table) -> FsResult<u64> {
+        self.tables[table as usize].len()
+    }
+}
+
+fn open_one(txn: &ReadTransaction, table: Table) -> Result<Box<dyn Readable>, redb::TableError> {
+    with_definition!(table, definition => Ok(Box::new(txn.open_table(definition)?)))
+}
+
+fn typed<K: Key>(bound: Bound<&[u8]>) -> Bound<K::SelfType<'_>> {
+    bound.map(K::from_bytes)
+}
+
+/// A table whatever the type of its keys.
+trait Readable: Send + Sync {
+    fn get(&self, key: &[u8]) -> FsResult<Option<Stored>>;
+    fn range(&self, bounds: Bounds<'_>, backwards: bool) -> FsResult<StoredRows>;
+    fn len(&self) -> FsResult<u64>;
+}
+
+impl<K: Key + Send + Sync + 'static> Readable for ReadOnlyTable<K, Value> {
+    fn get(&self, key: &[u8]) -> FsResult<Option<Stored>> {
+        ReadOnlyTable::get(self, K::from_bytes(key)).map_err(failed)
+    }
+
+    fn range(&self, (first, last): Bounds<'_>, backwards: bool) -> FsResult<StoredRows> {
+        let rows = ReadOnlyTable::range(self, (typed::<K>(first), typed::<K>(last))).map_err(failed)?;
+        let row = |row: Result<(AccessGuard<'static, K>, Stored), redb::StorageError>| {
+            let (key, value) = row.map_err(failed)?;
+            Ok((RowKey::from_slice(K::as_bytes(&key.value()).as_ref()), value))
+        };
+        Ok(if backwards { Box::new(rows.rev().map(row)) } else { Box::new(rows.map(row)) })
+    }
+
+    fn len(&self) -> FsResult<u64> {
+        ReadableTableMetadata::len(self).map_err(failed)
+    }
+}
