@@ -11,6 +11,8 @@ use cairn_common::limits::FILE_SIZE_MAX;
 use cairn_common::namespace::op::{OpBody, XattrMode};
 use std::sync::atomic::Ordering;
 
+/// File capabilities: a write takes them away, so the kernel wants to know whether there are any.
+const CAPABILITY: &[u8] = b"security.capability";
 /// How often an answer that was overtaken by a change of ours is asked for again.
 const TRIES: u32 = 8;
 
@@ -106,6 +108,30 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         Ok(self.overlaid(attr))
     }
 
+    /// The kernel asks for this attribute before the first write after each look at a file's attributes. It
+    /// is not there unless this mount puts it there, as long as nobody else is.
+    pub(super) fn lacks_xattr(&self, ino: Ino, name: &[u8]) -> bool {
+        name == CAPABILITY
+            && self.policy.is_sole()
+            && self.inodes.get(ino).is_some_and(|inode| {
+                inode.lock().no_capability == Some(self.attr_epoch.load(Ordering::SeqCst))
+            })
+    }
+
+    pub(super) async fn find_xattr(&self, ino: Ino, name: Bytes) -> FsResult<Bytes> {
+        let inode = self.inodes.get(ino).filter(|_| name == CAPABILITY && self.policy.is_sole());
+        let epoch = self.attr_epoch.load(Ordering::SeqCst);
+        let asked = inode.as_ref().map(|inode| inode.lock().xattr_changes);
+        let found = self.meta.getxattr(ino, name).await;
+        if let (Some(inode), Err(FsError::NoAttr)) = (inode, &found) {
+            let mut state = inode.lock();
+            if Some(state.xattr_changes) == asked {
+                state.no_capability = Some(epoch);
+            }
+        }
+        found
+    }
+
     pub(super) async fn set_xattr(
         &self,
         caller: &Caller,
@@ -114,11 +140,23 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         value: Bytes,
         mode: XattrMode,
     ) -> FsResult<()> {
-        self.attr_op(caller, OpBody::SetXattr { ino, name, value, mode }).await
+        // Before and after: what is asked for meanwhile may come from either side.
+        self.forget_xattrs(ino);
+        let set = self.attr_op(caller, OpBody::SetXattr { ino, name, value, mode }).await;
+        self.forget_xattrs(ino);
+        set
     }
 
     pub(super) async fn remove_xattr(&self, caller: &Caller, ino: Ino, name: Bytes) -> FsResult<()> {
         self.attr_op(caller, OpBody::RemoveXattr { ino, name }).await
+    }
+
+    fn forget_xattrs(&self, ino: Ino) {
+        if let Some(inode) = self.inodes.get(ino) {
+            let mut state = inode.lock();
+            state.xattr_changes += 1;
+            state.no_capability = None;
+        }
     }
 
     async fn attr_op(&self, caller: &Caller, body: OpBody) -> FsResult<()> {

@@ -113,6 +113,7 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
             return;
         }
         self.dirs.clear();
+        self.names.clear();
         self.recent.mark_all();
         // Answers that were computed before go out without a time.
         self.gate.revoke();
@@ -133,6 +134,7 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
 
     fn sole(&self, generation: u64) {
         self.dirs.clear();
+        self.names.clear();
         // What others changed of open files meanwhile was not told here.
         self.attr_epoch.fetch_add(1, Ordering::SeqCst);
         self.recent.mark_all();
@@ -145,6 +147,7 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
 
     fn evicted(&self) {
         self.dirs.clear();
+        self.names.clear();
         // Pages of closed files are from a time that is over.
         self.closed.lock().clear();
         self.recent.mark_all();

@@ -10,7 +10,8 @@ pub mod flush;
 pub mod handle;
 pub mod inode;
 pub mod locks;
-pub mod namespace;
+pub mod names;
+mod namespace;
 pub mod open;
 pub mod ops;
 pub mod read;
@@ -38,6 +39,7 @@ use handle::{File, HandleTable};
 use inode::{Inode, InodeTable, State};
 use locks::LockWaiters;
 use lru::LruCache;
+use names::Names;
 use parking_lot::{Mutex, MutexGuard};
 use recent::Recent;
 use std::num::NonZeroUsize;
@@ -99,6 +101,7 @@ pub struct Vfs<M, D> {
     policy: CachePolicy,
     recent: Recent,
     dirs: Dirs,
+    names: Names,
     lock_waiters: LockWaiters,
     unlinked: Unlinked,
     /// Held while dirty data is cut or taken into a commit and the operation is submitted: the order of
@@ -140,6 +143,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             policy: CachePolicy::default(),
             recent: Recent::default(),
             dirs: Dirs::default(),
+            names: Names::default(),
             lock_waiters: LockWaiters::default(),
             unlinked: Unlinked::default(),
             order: Mutex::new(()),

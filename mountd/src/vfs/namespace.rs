@@ -2,12 +2,14 @@
 
 use super::Vfs;
 use super::dirs::Change;
+use super::names::Names;
 use crate::client::{DataClient, MetaClient};
 use crate::fuse::ops::{Entry, Lookup, Make};
 use bytes::Bytes;
 use cairn_common::attr::{Attr, Caller, FileKind};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, Seq};
+use cairn_common::limits::NAME_MAX;
 use cairn_common::namespace::op::{Create, Name, OpBody, OpReply, Rename};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -45,6 +47,14 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             Err(FsError::NotFound) => Ok(Lookup::Missing { ttl: self.policy.entry_ttl() }),
             Err(error) => Err(error),
         }
+    }
+
+    /// A name that is certainly not there.
+    pub(super) fn find_missing(&self, parent: Ino, name: &[u8]) -> Option<Lookup> {
+        // Names that cannot be there for other reasons are answered by the rules.
+        let plain = name != b"." && name != b".." && name.len() <= NAME_MAX;
+        let missing = plain && self.policy.is_sole() && self.names.lacks(parent, name);
+        missing.then(|| Lookup::Missing { ttl: self.policy.entry_ttl() })
     }
 
     pub(super) async fn make_node(&self, caller: &Caller, make: Make) -> FsResult<Attr> {
@@ -96,10 +106,19 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let time = self.meta.now();
         let is_rmdir = matches!(body, OpBody::Rmdir { .. });
         let is_unnamed = matches!(body, OpBody::Tmpfile { .. });
+        let naming = Naming::of(&body);
+        let era = self.names.era();
         self.dirs.begin(dir);
+        naming.begin(&self.names, dir);
         let ticket = self.meta.submit_at(time, caller, body);
         let seq = ticket.seq;
         let result = ticket.await;
+        naming.end(&self.names, dir, seq, result.is_ok());
+        if let Ok(OpReply::Entry { attr, created: true }) = &result
+            && attr.kind == FileKind::Dir
+        {
+            self.names.born(attr.ino, era);
+        }
         let change = match &result {
             Ok(OpReply::Entry { .. }) if is_unnamed => Change::Nothing,
             Ok(OpReply::Entry { attr, created: true }) => Change::Added(attr.kind),
@@ -125,6 +144,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     fn lost_name(&self, ino: Ino, nlink: u32) {
         self.recent.mark(ino);
         self.dirs.forget(ino);
+        self.names.forget(ino);
         let Some(inode) = self.inodes.get(ino) else { return };
         let mut state = inode.lock();
         state.stamp += 1;
@@ -143,15 +163,25 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         to: (Ino, Name),
         flags: u32,
     ) -> FsResult<()> {
+        let target_is_new = self.names.lacks(to.0, &to.1);
+        let plain = flags & !libc::RENAME_NOREPLACE == 0;
+        let (old, new) = (from.clone(), to.clone());
         let whiteout = if flags & libc::RENAME_WHITEOUT == 0 { Ino(0) } else { self.new_ino().await? };
         let rename =
             Rename { parent: from.0, name: from.1, new_parent: to.0, new_name: to.1, flags, whiteout };
         let time = self.meta.now();
         self.dirs.begin(from.0);
         self.dirs.begin(to.0);
+        self.names.adding(new.0, &new.1);
         let ticket = self.meta.submit_at(time, caller, OpBody::Rename(rename));
         let seq = ticket.seq;
         let result = ticket.await;
+        self.names.added(new.0, &new.1, seq);
+        // Onto a link of the same inode it does nothing, and the old name stays.
+        let replaced = matches!(&result, Ok(OpReply::Renamed { replaced: Some(_) }));
+        if result.is_ok() && plain && (target_is_new || replaced) {
+            self.names.removed(old.0, &old.1, seq);
+        }
         // The moved inodes have new times, and the answer does not tell which they are.
         self.attr_epoch.fetch_add(1, Ordering::SeqCst);
         for dir in [from.0, to.0] {
@@ -165,5 +195,38 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             self.lost_name(ino, nlink);
         }
         Ok(())
+    }
+}
+
+/// What an operation in a directory does to its names.
+enum Naming {
+    Adds(Name),
+    Removes(Name),
+    Nothing,
+}
+
+impl Naming {
+    fn of(body: &OpBody) -> Naming {
+        match body {
+            OpBody::Create(Create { name, .. })
+            | OpBody::Symlink { name, .. }
+            | OpBody::Link { name, .. } => Naming::Adds(name.clone()),
+            OpBody::Unlink { name, .. } | OpBody::Rmdir { name, .. } => Naming::Removes(name.clone()),
+            _ => Naming::Nothing,
+        }
+    }
+
+    fn begin(&self, names: &Names, dir: Ino) {
+        if let Naming::Adds(name) = self {
+            names.adding(dir, name);
+        }
+    }
+
+    fn end(&self, names: &Names, dir: Ino, seq: Seq, done: bool) {
+        match self {
+            Naming::Adds(name) => names.added(dir, name, seq),
+            Naming::Removes(name) if done => names.removed(dir, name, seq),
+            Naming::Removes(_) | Naming::Nothing => {}
+        }
     }
 }

@@ -327,6 +327,7 @@ impl State {
         self.attr = Some(attr);
         self.attr_seq = seq;
         self.attr_epoch = epoch;
+        self.no_capability = Some(epoch);
         self.size = attr.size;
         self.extents = ExtentCache::empty_file();
     }

@@ -39,6 +39,10 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
         Some(Arc::clone(&self.gate))
     }
 
+    fn try_lookup(&self, _caller: &Caller, parent: Ino, name: &[u8]) -> Option<FsResult<Lookup>> {
+        self.find_missing(self.to_server(parent), name).map(Ok)
+    }
+
     async fn lookup(self: Arc<Self>, _caller: Caller, parent: Ino, name: Name) -> FsResult<Lookup> {
         self.find(self.to_server(parent), name).await
     }
@@ -110,8 +114,12 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
         Ok(self.attr_reply(self.set_attr(&caller, self.to_server(ino), set).await?))
     }
 
+    fn try_getxattr(&self, _caller: &Caller, ino: Ino, name: &[u8]) -> Option<FsResult<Bytes>> {
+        self.lacks_xattr(self.to_server(ino), name).then_some(Err(FsError::NoAttr))
+    }
+
     async fn getxattr(self: Arc<Self>, _caller: Caller, ino: Ino, name: Bytes) -> FsResult<Bytes> {
-        self.meta.getxattr(self.to_server(ino), name).await
+        self.find_xattr(self.to_server(ino), name).await
     }
 
     async fn listxattr(self: Arc<Self>, caller: Caller, ino: Ino) -> FsResult<Vec<Bytes>> {

@@ -9,6 +9,7 @@ mod behaviour;
 mod fake;
 mod locks;
 mod model;
+mod names;
 mod session;
 mod shared;
 mod tables;
