@@ -17,15 +17,12 @@ const TRY_PAUSE: Duration = Duration::from_millis(100);
 
 impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     async fn flush_for_others(&self, ino: Ino) -> FsResult<()> {
+        let Some(inode) = self.inodes.get(ino) else { return Ok(()) };
         // What little there is goes inside the operation: whoever waits for it need not wait for a disk.
-        let inline = match self.inodes.get(ino) {
-            Some(inode) => self.commit_inline(&inode).await,
-            None => return Ok(()),
-        };
-        let stored = match inline {
-            Some(result) => result,
-            None => self.flush_inode(ino).await.map(|_seq| ()),
-        };
+        let mut stored = self.commit_inline(&inode).await;
+        if stored.is_ok() && !inode.lock().dirty.is_empty() {
+            stored = self.flush_inode(ino).await.map(|_seq| ());
+        }
         if let Err(error) = stored {
             // The file's handles are told; the others see the file without this data.
             tracing::warn!(%ino, %error, "flush for another mount");
@@ -47,7 +44,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         }
         let Some(inode) = self.inodes.get(ino) else { return };
         let mut state = inode.lock();
-        let lost = state.dirty.bytes();
+        let lost = state.dirty.unstored_bytes();
         if lost > 0 {
             tracing::error!(%ino, lost, error = %last, "written data is lost: it could not be stored when another mount needed the file");
             self.free_dirty(&mut state, 0, u64::MAX);
@@ -153,7 +150,7 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
         self.recent.mark_all();
         for inode in self.inodes.all() {
             let mut state = inode.lock();
-            let lost = state.dirty.bytes();
+            let lost = state.dirty.unstored_bytes();
             if lost > 0 {
                 tracing::error!(ino = %inode.ino, lost, "written data is lost: the session was ended");
             }

@@ -397,7 +397,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
                 continue;
             }
             if let Some(inode) = self.inodes.get(entry.ino) {
-                inode.lock().store_error(error);
+                inode.lock().not_stored(sealed.segment, error);
             }
         }
         self.progress.send_modify(|progress| {
@@ -413,11 +413,11 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             let slot = Slot { segment: sealed.segment, at: entry.at };
             let buffer = &self.buffer;
             let mut state = inode.lock();
-            let before = state.dirty.bytes();
+            let before = state.dirty.unstored_bytes();
             state.dirty.clean(entry.offset, u64::from(entry.length), slot, &mut |segment, bytes| {
                 buffer.release(segment, bytes);
             });
-            let lost = before - state.dirty.bytes();
+            let lost = before - state.dirty.unstored_bytes();
             state.drop_cached();
             drop(state);
             if lost > 0 {
@@ -501,6 +501,14 @@ impl super::inode::State {
     pub fn store_error(&mut self, error: FsError) {
         self.error.count += 1;
         self.error.last = Some(error);
+    }
+
+    /// `segment` could not be stored. No harm to bytes in it that the server has inside its metadata, or that
+    /// an inline commit carries there.
+    fn not_stored(&mut self, segment: u64, error: FsError) {
+        if self.dirty.unstored().any(|dirty| dirty.slot.segment == segment && dirty.commit == 0) {
+            self.store_error(error);
+        }
     }
 }
 

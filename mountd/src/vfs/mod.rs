@@ -71,6 +71,9 @@ pub struct VfsConfig {
     pub flush_after: Duration,
     /// An fsync of at most so much data puts it into the operation instead of a block.
     pub inline_max: u64,
+    /// Most bytes of one file that are in the metadata by such operations. From half of it on they are moved into
+    /// a block in the background; who would have more waits for that.
+    pub inline_per_file: u64,
     /// When reads change the access time.
     pub atime: crate::options::AtimeMode,
 }
@@ -83,6 +86,7 @@ impl Default for VfsConfig {
             cache_bytes: 256 << 20,
             flush_after: Duration::from_secs(1),
             inline_max: 32 << 10,
+            inline_per_file: 4 << 20,
             atime: crate::options::AtimeMode::Relatime,
         }
     }
@@ -202,7 +206,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     pub fn unstored(&self) -> Vec<String> {
         let line = |inode: Arc<Inode>| {
             let state = inode.lock();
-            let bytes = state.dirty.bytes();
+            let bytes = state.dirty.unstored_bytes();
             let name = state.name.as_ref().map(|name| String::from_utf8_lossy(name).into_owned());
             let of = name.map_or_else(String::new, |name| format!("'{name}', "));
             (bytes > 0 && !state.unlinked).then(|| format!("{of}inode {}: {bytes} bytes", inode.ino))

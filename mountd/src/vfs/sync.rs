@@ -17,8 +17,16 @@ use std::sync::atomic::Ordering;
 
 /// Stretches that an inline commit may have.
 const INLINE_PIECES: usize = 64;
-/// Bytes that one file may have in the metadata.
-const INLINE_PER_FILE: u64 = 1 << 20;
+
+/// What is to be done about a file's dirty bytes.
+enum Inline {
+    /// They are in this operation, marked with this number.
+    Submitted(OpTicket, u64),
+    /// There are none that the server does not have.
+    Nothing,
+    /// They must go into a block.
+    TooMuch,
+}
 
 impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     /// `fsync`: the file's data and all operations so far are on stable storage.
@@ -26,12 +34,13 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let inode = &file.inode;
         let _follows = self.meta.sync_follows();
         let (stored, synced) = match self.submit_inline(inode) {
-            Some(submitted) => {
+            Inline::Submitted(ticket, id) => {
                 // Asked for together: one round trip.
                 let synced = self.meta.sync(self.meta.last_submitted());
-                tokio::join!(self.committed_inline(inode, submitted), synced)
+                tokio::join!(self.committed_inline(inode, ticket, id), synced)
             }
-            None => {
+            Inline::Nothing => (Ok(()), self.meta.sync(self.meta.last_submitted()).await),
+            Inline::TooMuch => {
                 let stored = self.flush_inode(inode.ino).await.map(|_seq| ());
                 (stored, self.meta.sync(self.meta.last_submitted()).await)
             }
@@ -40,14 +49,16 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         stored.and(told).and(synced)
     }
 
-    /// Commits what little is dirty of a file inside the operation. `None`: too much, or nothing.
-    pub(super) async fn commit_inline(&self, inode: &Arc<Inode>) -> Option<FsResult<()>> {
-        let submitted = self.submit_inline(inode)?;
-        Some(self.committed_inline(inode, submitted).await)
+    /// Commits what little is dirty of a file inside the operation. If it is too much, it stays dirty.
+    pub(super) async fn commit_inline(&self, inode: &Arc<Inode>) -> FsResult<()> {
+        match self.submit_inline(inode) {
+            Inline::Submitted(ticket, id) => self.committed_inline(inode, ticket, id).await,
+            Inline::Nothing | Inline::TooMuch => Ok(()),
+        }
     }
 
     /// Waits for an inline commit; what it carried is clean then.
-    async fn committed_inline(&self, inode: &Arc<Inode>, (ticket, id): (OpTicket, u64)) -> FsResult<()> {
+    async fn committed_inline(&self, inode: &Arc<Inode>, ticket: OpTicket, id: u64) -> FsResult<()> {
         let seq = ticket.seq;
         let result = ticket.await;
         let attr = match &result {
@@ -61,22 +72,24 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         result.map(|_reply| ())
     }
 
-    fn submit_inline(&self, inode: &Arc<Inode>) -> Option<(OpTicket, u64)> {
+    fn submit_inline(&self, inode: &Arc<Inode>) -> Inline {
         let _order = self.order.lock();
         let mut state = inode.lock();
-        let bytes = state.dirty.bytes();
-        let small = bytes > 0 && bytes <= self.config.inline_max && state.dirty.len() <= INLINE_PIECES;
-        if small && state.extents.inline_bytes() + bytes > INLINE_PER_FILE {
-            self.move_inline(inode.ino, &mut state);
-            return None;
+        let stretches: Vec<_> = state.dirty.unstored().copied().collect();
+        let bytes = stretches.iter().map(|dirty| dirty.length).sum::<u64>();
+        if bytes == 0 {
+            return Inline::Nothing;
         }
-        if !small {
-            return None;
+        if bytes > self.config.inline_max || stretches.len() > INLINE_PIECES {
+            return Inline::TooMuch;
+        }
+        if state.extents.inline_bytes() + bytes > self.config.inline_per_file {
+            self.move_inline(inode.ino, &mut state);
+            return Inline::TooMuch;
         }
         let id = self.commits.fetch_add(1, Ordering::Relaxed) + 1;
         let mut building = Building::default();
         let (mtime, kill) = (state.write_time, state.kill_suidgid);
-        let stretches: Vec<_> = state.dirty.iter().copied().collect();
         for dirty in stretches {
             let length = usize::try_from(dirty.length).expect("an interval is at most one segment long");
             // A slice would keep a whole arena for as long as the operation is remembered.
@@ -91,7 +104,14 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         state.dirty.mark(id);
         state.pending += 1;
         state.stamp += 1;
-        Some((self.submit_built(building, Vec::new()), id))
+        let ticket = self.submit_built(building, Vec::new());
+        // Nobody waits for these to be moved.
+        let many = state.extents.inline_bytes() > self.config.inline_per_file / 2;
+        if many && !state.dirty.iter().any(|dirty| dirty.stored) {
+            self.move_inline(inode.ino, &mut state);
+            self.buffer.seal(None);
+        }
+        Inline::Submitted(ticket, id)
     }
 
     /// Makes a file's bytes that are in the metadata dirty again, as they are: they go into a block with
@@ -105,7 +125,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
                 let Some(placed) = self.buffer.append(ino, offset, &bytes) else { return };
                 let mut at = offset;
                 for (slot, length) in placed {
-                    state.dirty.insert(at, u64::from(length), slot, &mut |_, _| ());
+                    state.dirty.insert_stored(at, u64::from(length), slot);
                     at += u64::from(length);
                 }
             }

@@ -26,6 +26,8 @@ pub struct Dirty {
     pub slot: Slot,
     /// The inline commit that carries these bytes at the moment; 0: none. They are not overwritten in place.
     pub commit: u64,
+    /// The server has these bytes, inside its metadata: they are here only to be moved into a block.
+    pub stored: bool,
 }
 
 impl Dirty {
@@ -38,12 +40,7 @@ impl Dirty {
     fn clip(self, start: u64, end: u64) -> Dirty {
         let from = self.offset.max(start);
         let to = self.end().min(end);
-        Dirty {
-            offset: from,
-            length: to - from,
-            slot: self.slot.skip(from - self.offset),
-            commit: self.commit,
-        }
+        Dirty { offset: from, length: to - from, slot: self.slot.skip(from - self.offset), ..self }
     }
 }
 
@@ -64,6 +61,17 @@ impl DirtyMap {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Stretches that the server does not have in any form, in order.
+    pub fn unstored(&self) -> impl Iterator<Item = &Dirty> {
+        self.iter().filter(|dirty| !dirty.stored)
+    }
+
+    /// Bytes that the server does not have in any form.
+    #[must_use]
+    pub fn unstored_bytes(&self) -> u64 {
+        self.unstored().map(|dirty| dirty.length).sum()
     }
 
     /// Number of stretches.
@@ -100,21 +108,35 @@ impl DirtyMap {
             .map(move |dirty| dirty.clip(start, end))
     }
 
-    /// Where `offset..offset + length` lies in `segment`, if one stretch covers it that no commit carries.
+    /// Where `offset..offset + length` lies in `segment`, if one stretch covers it that no commit carries
+    /// and that the server does not have.
     #[must_use]
     pub fn in_place(&self, offset: u64, length: u64, segment: u64) -> Option<u32> {
         let (_, dirty) = self.map.range(..=offset).next_back()?;
-        let fits = dirty.slot.segment == segment && dirty.commit == 0 && dirty.end() >= offset + length;
+        let free = dirty.commit == 0 && !dirty.stored;
+        let fits = dirty.slot.segment == segment && free && dirty.end() >= offset + length;
         fits.then(|| dirty.slot.skip(offset - dirty.offset).at)
     }
 
-    /// Adds a stretch; what it replaces goes to `freed` as (segment, bytes).
+    /// Adds a stretch that was written; what it replaces goes to `freed` as (segment, bytes).
     pub fn insert(&mut self, offset: u64, length: u64, slot: Slot, freed: &mut dyn FnMut(u64, u64)) {
+        self.put(Dirty { offset, length, slot, commit: 0, stored: false }, freed);
+    }
+
+    /// Adds a stretch that the server has inside its metadata, where nothing is dirty.
+    pub fn insert_stored(&mut self, offset: u64, length: u64, slot: Slot) {
+        debug_assert!(self.first_in(offset, offset + length).is_none(), "newer bytes are there");
+        self.put(Dirty { offset, length, slot, commit: 0, stored: true }, &mut |_, _| ());
+    }
+
+    fn put(&mut self, new: Dirty, freed: &mut dyn FnMut(u64, u64)) {
+        let Dirty { offset, length, slot, .. } = new;
         self.remove(offset, offset + length, freed);
         self.bytes += length;
         if let Some((_, last)) = self.map.range_mut(..offset).next_back() {
             let follows = last.end() == offset
                 && last.commit == 0
+                && last.stored == new.stored
                 && last.slot.segment == slot.segment
                 && last.slot.skip(last.length).at == slot.at;
             if follows {
@@ -122,7 +144,7 @@ impl DirtyMap {
                 return;
             }
         }
-        self.map.insert(offset, Dirty { offset, length, slot, commit: 0 });
+        self.map.insert(offset, new);
     }
 
     /// Forgets `start..end`.
@@ -164,9 +186,9 @@ impl DirtyMap {
         }
     }
 
-    /// Marks everything as carried by the inline commit `id`.
+    /// Marks all that is not stored as carried by the inline commit `id`.
     pub fn mark(&mut self, id: u64) {
-        for dirty in self.map.values_mut() {
+        for dirty in self.map.values_mut().filter(|dirty| !dirty.stored) {
             dirty.commit = id;
         }
     }
@@ -227,6 +249,23 @@ mod tests {
         assert_eq!(left, [(50, 40)]);
         map.clean(0, 100, slot(1, 0), &mut |_, _| ());
         assert_eq!((map.bytes(), map.len()), (50, 1));
+    }
+
+    #[test]
+    fn stored_bytes_are_in_no_inline_commit_and_not_overwritten_in_place() {
+        let mut map = DirtyMap::default();
+        map.insert_stored(0, 10, slot(1, 0));
+        map.insert(10, 10, slot(1, 10), &mut |_, _| ());
+        assert_eq!(map.len(), 2, "they are not one stretch");
+        map.insert_stored(20, 10, slot(1, 20));
+        assert_eq!((map.bytes(), map.unstored_bytes()), (30, 10));
+        assert_eq!(map.in_place(0, 10, 1), None);
+        map.mark(3);
+        map.settle(3, true, &mut |_, _| ());
+        assert_eq!((map.bytes(), map.unstored_bytes()), (20, 0));
+        map.insert(5, 2, slot(1, 30), &mut |_, _| ());
+        let left: Vec<_> = map.iter().map(|d| (d.offset, d.length, d.stored)).collect();
+        assert_eq!(left, [(0, 5, true), (5, 2, false), (7, 3, true), (20, 10, true)]);
     }
 
     #[test]

@@ -342,3 +342,60 @@ async fn a_rename_that_does_nothing_leaves_the_directory_as_it_is() {
     assert_eq!(mount.meta.attr(Ino::ROOT), before);
     mount.vfs.shutdown().await.unwrap();
 }
+
+/// Bytes that sit in the metadata are moved into a block while the data daemon is away for writes: nobody
+/// waits for it, nothing is lost, and no one is told of an error.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_synced_write_does_not_wait_for_bytes_that_are_only_moved() {
+    let mount = Mount::quick();
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    let put = Arc::clone(&mount.data.held).lock_owned().await;
+    for index in 0..200u64 {
+        mount.write(ino, fh, index * 4096, &[index as u8; 4096]).await.unwrap();
+        mount.fsync(ino, fh).await.unwrap();
+    }
+    assert_eq!(mount.data.puts.load(Ordering::SeqCst), 1, "one is on its way");
+    // Newer bytes stay above those that are being moved.
+    mount.write(ino, fh, 4096, &[0xee; 4096]).await.unwrap();
+    mount.fsync(ino, fh).await.unwrap();
+    assert_eq!(mount.data.blocks.lock().len(), 0);
+    drop(put);
+    let inline = || {
+        let page = cairn_common::namespace::extents(&*mount.meta.maps.lock(), ino, 0, u64::MAX).unwrap();
+        let inline = page.extents.iter().filter(|extent| matches!(extent.data, ExtentData::Inline(_)));
+        inline.map(|extent| extent.length).sum::<u64>()
+    };
+    while inline() > 512 << 10 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    mount.fsync(ino, fh).await.unwrap();
+    let stored = mount.stored(ino);
+    for index in 0..200u64 {
+        let byte = if index == 1 { 0xee } else { index as u8 };
+        assert_eq!(stored[index as usize * 4096..][..4096], [byte; 4096], "page {index}");
+        assert_eq!(mount.read(ino, fh, index * 4096, 4096).await.unwrap(), [byte; 4096]);
+    }
+    mount.vfs.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_would_have_too_much_in_the_metadata_waits() {
+    let mount = Mount::quick();
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    *mount.data.failures.lock() = vec![FsError::NoSpace; 1000];
+    let mut synced = 0u64;
+    let error = loop {
+        let wrote = mount.write(ino, fh, synced * 4096, &[7; 4096]).await;
+        match wrote.and(mount.fsync(ino, fh).await) {
+            Ok(()) => synced += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, FsError::NoSpace);
+    assert_eq!(synced, 256, "as much as a file may have there");
+    mount.data.failures.lock().clear();
+    mount.vfs.shutdown().await.unwrap();
+    assert_eq!(mount.stored(ino), vec![7; 257 * 4096]);
+}

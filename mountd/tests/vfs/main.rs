@@ -112,6 +112,7 @@ pub fn small() -> VfsConfig {
         dirty_bytes: 8 << 20,
         cache_bytes: 4 << 20,
         flush_after: Duration::from_millis(20),
+        inline_per_file: 1 << 20,
         ..VfsConfig::default()
     }
 }
