@@ -6,6 +6,7 @@ mod dead_blocks;
 mod decided_later;
 mod full;
 mod random;
+mod slow_checkpoint;
 mod twin;
 
 use super::*;
