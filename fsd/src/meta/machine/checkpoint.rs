@@ -3,7 +3,7 @@
 //! A thread of its own, asleep without a timer while nothing changes. It holds the core only to set aside
 //! what has changed, and to put the new tables below: neither commands nor readers wait for redb.
 
-use super::core::{CheckpointState, Core, Shared};
+use super::core::{CheckpointState, Core, FailOnPanic, Shared};
 use crate::meta::tables::{Base, Memtable, State, Store};
 use cairn_common::ids::LogIndex;
 use futures::executor::block_on;
@@ -53,6 +53,7 @@ impl Shared {
 
     /// Makes a checkpoint of what is applied now, unless the machine has failed.
     pub fn checkpoint(self: &Arc<Shared>) {
+        let _panicked = FailOnPanic(self);
         let store = self.store.lock();
         let Some(store) = store.as_ref() else { return };
         let frozen = self.freeze(&mut self.core.lock());

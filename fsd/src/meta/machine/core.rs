@@ -131,8 +131,9 @@ impl Core {
 }
 
 /// A panic while the core is held is a bug that leaves it half changed: the log has more than was
-/// applied. The restart applies it again, or refuses to.
-struct FailOnPanic<'a>(&'a Shared);
+/// applied. The restart applies it again, or refuses to. One in a checkpoint (redb panics on some damage)
+/// would leave what it set aside for ever, and the next would never come.
+pub struct FailOnPanic<'a>(pub &'a Shared);
 
 impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
