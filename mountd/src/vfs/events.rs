@@ -47,9 +47,10 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let lost = state.dirty.unstored_bytes();
         if lost > 0 {
             tracing::error!(%ino, lost, error = %last, "written data is lost: it could not be stored when another mount needed the file");
-            self.free_dirty(&mut state, 0, u64::MAX);
             state.store_error(last);
         }
+        // Also what the server has already, and what was only to be moved: later it would lie over newer bytes.
+        self.free_dirty(&mut state, 0, u64::MAX);
     }
 
     /// Drops the kernel's attributes and pages of a file.
