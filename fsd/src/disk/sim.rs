@@ -6,7 +6,7 @@
 //! - The n-th call of a kind can be made to fail, and the power can go at the n-th change.
 
 use super::{Disk, DiskFile, Mapping, Space};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, HashMap};
@@ -32,11 +32,31 @@ pub enum Call {
 #[derive(Clone, Default)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    gate: Arc<Gate>,
 }
 
 struct SimFile {
     id: u64,
     state: Arc<Mutex<State>>,
+    gate: Arc<Gate>,
+}
+
+/// Holds up the syncs of one file.
+#[derive(Default)]
+struct Gate {
+    held: Mutex<Option<u64>>,
+    released: Condvar,
+}
+
+impl Gate {
+    fn hold(&self, file: Option<u64>) {
+        *self.held.lock() = file;
+        self.released.notify_all();
+    }
+
+    fn pass(&self, file: u64) {
+        self.released.wait_while(&mut self.held.lock(), |held| *held == Some(file));
+    }
 }
 
 #[derive(Clone)]
@@ -122,6 +142,17 @@ impl SimDisk {
         self.state.lock().faults.clear();
     }
 
+    /// Syncs of this file wait from now on.
+    pub fn hold_syncs(&self, name: &str) {
+        let file = self.state.lock().names.get(name).copied();
+        self.gate.hold(file);
+    }
+
+    /// Syncs that wait go on.
+    pub fn release_syncs(&self) {
+        self.gate.hold(None);
+    }
+
     /// What [`Disk::space`] says from now on.
     pub fn set_available(&self, bytes: u64) {
         self.state.lock().available = bytes;
@@ -153,7 +184,7 @@ impl SimDisk {
             after.files.insert(*id, file);
         }
         after.durable_names = after.names.clone();
-        SimDisk { state: Arc::new(Mutex::new(after)) }
+        SimDisk { state: Arc::new(Mutex::new(after)), gate: Arc::default() }
     }
 
     /// The directory as the next process finds it when this one is killed: all that was written is
@@ -163,7 +194,7 @@ impl SimDisk {
         let mut state = self.state.lock();
         state.off = true;
         let after = State { off: false, power_off_at: None, faults: Vec::new(), ..state.clone() };
-        SimDisk { state: Arc::new(Mutex::new(after)) }
+        SimDisk { state: Arc::new(Mutex::new(after)), gate: Arc::default() }
     }
 
     /// Changes stored bytes behind everyone's back, as a disk that rots.
@@ -183,7 +214,7 @@ impl SimDisk {
     }
 
     fn file(&self, id: u64) -> Arc<dyn DiskFile> {
-        Arc::new(SimFile { id, state: self.state.clone() })
+        Arc::new(SimFile { id, state: self.state.clone(), gate: self.gate.clone() })
     }
 }
 
@@ -410,6 +441,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.gate.pass(self.id);
         let mut state = self.state.lock();
         state.check(Call::Sync).inspect_err(|_| {
             // As Linux does: the pages are marked clean though they never reached the disk.

@@ -13,7 +13,7 @@ pub const DELETE_PAGE: usize = 4096;
 /// one of these blocks again. So the log is made durable up to what was read, first.
 pub async fn dead_blocks(machine: &Machine, node: NodeId) -> FsResult<Vec<BlockRef>> {
     let blocks = machine.read(|snapshot| {
-        if snapshot.delete_queue_len()? == 0 {
+        if snapshot.is_delete_queue_empty()? {
             return Ok(Vec::new());
         }
         let mut blocks = Vec::new();

@@ -101,7 +101,7 @@ impl Shared {
             return None;
         }
         let rows = core.view.as_mut()?.freeze();
-        self.published.write().view = core.view.clone().map(Arc::new);
+        self.published.write().view = core.shown();
         let mut checkpoints = self.checkpoints.lock();
         *checkpoints = CheckpointState { stop: checkpoints.stop, ..CheckpointState::default() };
         Some(Frozen { state: core.state, rows })
@@ -127,7 +127,7 @@ impl Shared {
         let Some(view) = core.view.as_mut() else { return };
         view.thaw(base);
         let mut published = self.published.write();
-        published.view = core.view.clone().map(Arc::new);
+        published.view = core.shown();
         published.checkpoint = applied;
     }
 

@@ -114,6 +114,11 @@ impl Core {
         }
     }
 
+    /// The tables, for readers.
+    pub fn shown(&self) -> Option<Arc<View>> {
+        self.view.clone().map(Arc::new)
+    }
+
     /// Puts the sessions that changed since the last checkpoint among the rows of the next.
     pub fn store_sessions(&mut self) -> FsResult<()> {
         let Some(view) = self.view.as_mut() else { return Ok(()) };
@@ -316,7 +321,7 @@ impl Shared {
     /// Before the answers go out, so that who has one finds it published.
     fn publish(&self, core: &Core, touched: &[SessionId]) {
         let durable = *self.durable.borrow();
-        let view = core.view.clone().map(Arc::new);
+        let view = core.shown();
         let rows = core.view.as_ref().map_or(0, |view| view.active_bytes() as u64);
         // A long row that is replaced again and again fills the log; many short ones fill the memory.
         self.count_bytes(|counted| counted.max(rows / 2));

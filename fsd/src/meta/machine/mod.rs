@@ -342,7 +342,8 @@ impl Inner {
         self.shared.checkpoints.lock().stop = true;
         self.shared.checkpoint_wanted.notify_all();
         if let Some(thread) = self.owned.lock().thread.take() {
-            thread.join().expect("the checkpoint thread does not panic");
+            // Its panic has failed the machine, which says so.
+            drop(thread.join());
         }
     }
 }

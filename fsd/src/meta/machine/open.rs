@@ -87,8 +87,7 @@ impl Machine {
         let base = store.base().map_err(unreadable)?;
         let mut core = Core::new(state, View::new(base), Sessions::new(rows));
         let log = wrap(open_log(&disk, &config, &mut core)?);
-        let view = core.view.clone().map(Arc::new);
-        let published = Published::new(core.state, view, state.applied, core.sessions.iter());
+        let published = Published::new(core.state, core.shown(), state.applied, core.sessions.iter());
         let applied = watch::Sender::new(core.state.applied);
         let shared = Arc::new(Shared {
             durable: log.durable(),

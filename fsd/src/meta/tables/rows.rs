@@ -24,6 +24,25 @@ fn up_to<'k>(first: &'k [u8], end: &'k [u8]) -> Bounds<'k> {
     (Included(first), Excluded(end))
 }
 
+/// What `decode` makes of the first `max` rows of a range.
+fn collect<T>(
+    view: &View,
+    table: Table,
+    bounds: Bounds<'_>,
+    max: usize,
+    decode: impl Fn(&[u8], &[u8]) -> FsResult<T>,
+) -> FsResult<Vec<T>> {
+    let mut found = Vec::new();
+    if max == 0 {
+        return Ok(found);
+    }
+    view.scan(table, bounds, &mut |key, value| {
+        found.push(decode(key, value)?);
+        Ok(found.len() < max)
+    })?;
+    Ok(found)
+}
+
 pub fn inode(view: &View, ino: Ino) -> FsResult<Option<Inode>> {
     let found = view.get(Table::Inode, &keys::ino(ino))?;
     found.map(|value| values::decode_inode(ino, &value)).transpose()
@@ -77,12 +96,8 @@ pub fn xattr(view: &View, ino: Ino, name: &[u8]) -> FsResult<Option<Bytes>> {
 
 pub fn xattr_names(view: &View, ino: Ino) -> FsResult<Vec<Bytes>> {
     let (first, end) = (keys::ino(ino), keys::ino(Ino(ino.0.saturating_add(1))));
-    let mut names = Vec::new();
-    view.scan(Table::Xattr, up_to(&first, &end), &mut |key, _value| {
-        names.push(Bytes::copy_from_slice(&key[first.len()..]));
-        Ok(true)
-    })?;
-    Ok(names)
+    let name = |key: &[u8], _value: &[u8]| Ok(Bytes::copy_from_slice(&key[first.len()..]));
+    collect(view, Table::Xattr, up_to(&first, &end), usize::MAX, name)
 }
 
 pub fn locks(view: &View, ino: Ino) -> FsResult<Vec<HeldLock>> {
@@ -92,12 +107,8 @@ pub fn locks(view: &View, ino: Ino) -> FsResult<Vec<HeldLock>> {
 
 pub fn locked_by(view: &View, session: SessionId) -> FsResult<Vec<Ino>> {
     let (first, last) = (keys::pair(session.0, 0), keys::pair(session.0, u64::MAX));
-    let mut inos = Vec::new();
-    view.scan(Table::LockBySession, within(&first, &last), &mut |key, _value| {
-        inos.push(Ino(keys::second_of(fixed(key)?)));
-        Ok(true)
-    })?;
-    Ok(inos)
+    let ino = |key: &[u8], _value: &[u8]| Ok(Ino(keys::second_of(fixed(key)?)));
+    collect(view, Table::LockBySession, within(&first, &last), usize::MAX, ino)
 }
 
 pub fn block(view: &View, block: BlockRef) -> FsResult<Option<BlockUse>> {
@@ -112,28 +123,16 @@ pub fn is_orphan(view: &View, ino: Ino) -> FsResult<bool> {
 /// Orphans above `after`, at most `max`.
 pub fn orphans(view: &View, after: Ino, max: usize) -> FsResult<Vec<Ino>> {
     let after = keys::ino(after);
-    let mut inos = Vec::new();
-    view.scan(Table::Orphan, (Excluded(&after), Unbounded), &mut |key, _value| {
-        if inos.len() < max {
-            inos.push(keys::ino_of(fixed(key)?));
-        }
-        Ok(inos.len() < max)
-    })?;
-    Ok(inos)
+    let ino = |key: &[u8], _value: &[u8]| Ok(keys::ino_of(fixed(key)?));
+    collect(view, Table::Orphan, (Excluded(&after), Unbounded), max, ino)
 }
 
 /// Dead blocks in one volume, at most `max`.
 pub fn dead_blocks(view: &View, volume: VolumeId, max: usize) -> FsResult<Vec<BlockRef>> {
     let bound = |n: u32| keys::block(BlockRef { volume, sequence: n, cookie: n });
     let (first, last) = (bound(0), bound(u32::MAX));
-    let mut blocks = Vec::new();
-    view.scan(Table::Delete, within(&first, &last), &mut |key, _value| {
-        if blocks.len() < max {
-            blocks.push(keys::block_of(fixed(key)?));
-        }
-        Ok(blocks.len() < max)
-    })?;
-    Ok(blocks)
+    let block = |key: &[u8], _value: &[u8]| Ok(keys::block_of(fixed(key)?));
+    collect(view, Table::Delete, within(&first, &last), max, block)
 }
 
 /// The data daemon with this number.
@@ -144,12 +143,9 @@ pub fn node(view: &View, node: NodeId) -> FsResult<Option<NodeRow>> {
 
 /// All data daemons, in order.
 pub fn nodes(view: &View) -> FsResult<Vec<NodeRow>> {
-    let mut nodes = Vec::new();
-    view.scan(Table::Node, ALL, &mut |key, value| {
-        nodes.push(values::decode_node(NodeId(u32::from_be_bytes(*fixed(key)?)), value)?);
-        Ok(true)
-    })?;
-    Ok(nodes)
+    collect(view, Table::Node, ALL, usize::MAX, |key, value| {
+        values::decode_node(NodeId(u32::from_be_bytes(*fixed(key)?)), value)
+    })
 }
 
 /// The node that has a volume.
@@ -160,12 +156,9 @@ pub fn volume(view: &View, volume: VolumeId) -> FsResult<Option<NodeId>> {
 
 /// All volumes with the node that has them, in order.
 pub fn volumes(view: &View) -> FsResult<Vec<(VolumeId, NodeId)>> {
-    let mut volumes = Vec::new();
-    view.scan(Table::Volume, ALL, &mut |key, value| {
-        volumes.push((VolumeId(u32::from_be_bytes(*fixed(key)?)), values::decode_volume(value)?));
-        Ok(true)
-    })?;
-    Ok(volumes)
+    collect(view, Table::Volume, ALL, usize::MAX, |key, value| {
+        Ok((VolumeId(u32::from_be_bytes(*fixed(key)?)), values::decode_volume(value)?))
+    })
 }
 
 /// Visits the inodes to which the rows of a table belong, once for each run of equal ones.

@@ -41,6 +41,12 @@ impl Snapshot {
         rows::dead_blocks(&self.view, volume, max)
     }
 
+    /// Cheaper than to count them.
+    pub fn is_delete_queue_empty(&self) -> FsResult<bool> {
+        let first = self.view.last(Table::Delete, super::view::ALL, |_key, _value| Ok(()))?;
+        Ok(first.is_none())
+    }
+
     /// How many blocks wait to be deleted.
     pub fn delete_queue_len(&self) -> FsResult<u64> {
         self.view.len(Table::Delete)
