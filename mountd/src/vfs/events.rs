@@ -49,7 +49,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             tracing::error!(%ino, lost, error = %last, "written data is lost: it could not be stored when another mount needed the file");
             state.store_error(last);
         }
-        // Also what the server has already, and what was only to be moved: later it would lie over newer bytes.
+        // Also what was only to be moved: later it would lie over newer bytes.
         self.free_dirty(&mut state, 0, u64::MAX);
     }
 

@@ -4,9 +4,12 @@ use super::{Mount, small};
 use bytes::Bytes;
 use cairn_common::attr::{Caller, SetAttr, SetTime, Timestamp};
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::{BlockRef, Ino};
+use cairn_common::ids::{BlockRef, Ino, SessionId};
 use cairn_common::limits::COMMIT_PIECES_MAX;
-use cairn_common::namespace::op::{ExtentData, LockFamily, LockOwner, LockRequest, LockType, Op, OpBody};
+use cairn_common::namespace;
+use cairn_common::namespace::op::{
+    Commit, Extent, ExtentData, FileCommit, LockFamily, LockOwner, LockRequest, LockType, Op, OpBody, Piece,
+};
 use cairn_common::proto::meta::DataLease;
 use cairn_mountd::client::{EventSink, MetaClient};
 use cairn_mountd::fuse::interrupt::Interrupts;
@@ -264,4 +267,34 @@ async fn a_shared_file_can_be_opened_while_it_is_written() {
     tokio::join!(writer, opener);
     assert_eq!(mount.stored(ino).len(), 300);
     mount.vfs.shutdown().await.unwrap();
+}
+
+/// Bytes that were only to be moved into a block, and could not be: moved after the recall they would lie over
+/// what another mount wrote.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_moved_after_a_recall() {
+    let mount = Mount::quick();
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    *mount.data.failures.lock() = vec![FsError::Io; 1000];
+    for page in 0..140 {
+        mount.write(ino, fh, page * 4096, &[1; 4096]).await.unwrap();
+        mount.fsync(ino, fh).await.unwrap();
+    }
+    while mount.data.puts.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    mount.vfs.uncache(ino, 5).await;
+    let data = ExtentData::Inline(Bytes::from(vec![2; 4096]));
+    let piece = Piece { ino, extent: Extent { offset: 0, length: 4096, data } };
+    let file = FileCommit { ino, size_at_least: 4096, mtime: None, kill_suidgid: false };
+    let commit = Commit { blocks: Vec::new(), pieces: vec![piece], files: vec![file] };
+    let op = Op { time: mount.meta.now(), caller: Caller::default(), body: OpBody::Commit(commit) };
+    namespace::apply(&mut *mount.meta.maps.lock(), SessionId(99), &op).unwrap();
+    mount.data.failures.lock().clear();
+    mount.vfs.shutdown().await.unwrap();
+    let stored = mount.stored(ino);
+    // Not assert_eq: it would print half a million numbers.
+    assert!(stored.len() == 140 * 4096 && stored[..4096] == [2; 4096], "the older bytes lie over the newer ones");
+    assert!(stored[4096..].iter().all(|&byte| byte == 1));
 }
