@@ -43,7 +43,7 @@ pub struct State {
     pub attr_epoch: u64,
     /// `Vfs::attr_epoch` when it was certain that the file has no `security.capability`.
     pub no_capability: Option<u64>,
-    /// Counts what this mount did to extended attributes while the file is in the table.
+    /// Counts beginnings and ends of `setxattr` by this mount while the file is in the table.
     pub xattr_changes: u64,
     /// Grows whenever something about the file changes here: an answer asked for before does not count.
     pub stamp: u64,

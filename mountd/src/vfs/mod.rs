@@ -11,7 +11,7 @@ pub mod handle;
 pub mod inode;
 pub mod locks;
 pub mod names;
-mod namespace;
+pub mod namespace;
 pub mod open;
 pub mod ops;
 pub mod read;

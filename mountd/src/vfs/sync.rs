@@ -107,9 +107,12 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let ticket = self.submit_built(building, Vec::new());
         // Nobody waits for these to be moved.
         let many = state.extents.inline_bytes() > self.config.inline_per_file / 2;
-        if many && !state.dirty.iter().any(|dirty| dirty.stored) {
+        if many && !state.dirty.has_stored() {
             self.move_inline(inode.ino, &mut state);
-            self.buffer.seal(None);
+            // Without room in the buffer nothing was moved, and the next fsync tries again.
+            if state.dirty.has_stored() {
+                self.buffer.seal(None);
+            }
         }
         Inline::Submitted(ticket, id)
     }

@@ -74,6 +74,12 @@ impl DirtyMap {
         self.unstored().map(|dirty| dirty.length).sum()
     }
 
+    /// Whether there are bytes that are only to be moved.
+    #[must_use]
+    pub fn has_stored(&self) -> bool {
+        self.iter().any(|dirty| dirty.stored)
+    }
+
     /// Number of stretches.
     #[must_use]
     pub fn len(&self) -> usize {

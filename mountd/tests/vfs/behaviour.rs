@@ -161,6 +161,13 @@ async fn a_sole_mount_answers_stat_of_an_open_file_itself() {
     mount.vfs.shutdown().await.unwrap();
 }
 
+/// Bytes of a file that are in the metadata.
+fn inline_bytes(mount: &Mount, ino: Ino) -> u64 {
+    let page = cairn_common::namespace::extents(&*mount.meta.maps.lock(), ino, 0, u64::MAX).unwrap();
+    let inline = page.extents.iter().filter(|extent| matches!(extent.data, ExtentData::Inline(_)));
+    inline.map(|extent| extent.length).sum()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_has_a_bounded_number_of_bytes_in_the_metadata() {
     let mount = Mount::quick();
@@ -169,9 +176,7 @@ async fn a_file_has_a_bounded_number_of_bytes_in_the_metadata() {
     for index in 0..1000u64 {
         mount.write(ino, fh, index * 4096, &[index as u8; 4096]).await.unwrap();
         mount.fsync(ino, fh).await.unwrap();
-        let page = cairn_common::namespace::extents(&*mount.meta.maps.lock(), ino, 0, u64::MAX).unwrap();
-        let inline = page.extents.iter().filter(|extent| matches!(extent.data, ExtentData::Inline(_)));
-        assert!(inline.map(|extent| extent.length).sum::<u64>() <= 1 << 20);
+        assert!(inline_bytes(&mount, ino) <= 1 << 20);
     }
     let puts = mount.data.puts.load(Ordering::SeqCst);
     assert!((1..10).contains(&puts), "{puts} puts");
@@ -361,12 +366,7 @@ async fn a_synced_write_does_not_wait_for_bytes_that_are_only_moved() {
     mount.fsync(ino, fh).await.unwrap();
     assert_eq!(mount.data.blocks.lock().len(), 0);
     drop(put);
-    let inline = || {
-        let page = cairn_common::namespace::extents(&*mount.meta.maps.lock(), ino, 0, u64::MAX).unwrap();
-        let inline = page.extents.iter().filter(|extent| matches!(extent.data, ExtentData::Inline(_)));
-        inline.map(|extent| extent.length).sum::<u64>()
-    };
-    while inline() > 512 << 10 {
+    while inline_bytes(&mount, ino) > 512 << 10 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     mount.fsync(ino, fh).await.unwrap();
