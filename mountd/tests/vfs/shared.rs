@@ -295,6 +295,9 @@ async fn nothing_is_moved_after_a_recall() {
     mount.vfs.shutdown().await.unwrap();
     let stored = mount.stored(ino);
     // Not assert_eq: it would print half a million numbers.
-    assert!(stored.len() == 140 * 4096 && stored[..4096] == [2; 4096], "the older bytes lie over the newer ones");
+    assert!(
+        stored.len() == 140 * 4096 && stored[..4096] == [2; 4096],
+        "the older bytes lie over the newer ones"
+    );
     assert!(stored[4096..].iter().all(|&byte| byte == 1));
 }
