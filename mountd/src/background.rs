@@ -20,7 +20,7 @@ const CHILD_EXIT: Duration = Duration::from_secs(10);
 /// terminal by itself.
 ///
 /// # Errors
-/// If the child can't be started, or ended without getting ready.
+/// If the child can't be started, or ended without getting ready; [`SaidByChild`] if the user knows why.
 pub fn start_child(args: &[OsString]) -> Result<()> {
     let program = std::env::current_exe().context("find the own program")?;
     let mut child = Command::new(program)
@@ -35,12 +35,20 @@ pub fn start_child(args: &[OsString]) -> Result<()> {
     if said == READY { Ok(()) } else { Err(failure(&mut child)) }
 }
 
-/// The child has said its error already: end like it.
+/// The child has said why, on the terminal that it shares with this process.
+#[derive(Debug, thiserror::Error)]
+#[error("mount failed")]
+pub struct SaidByChild;
+
+/// What [`std::process::ExitCode::FAILURE`] is: the child ended in order, after a line that says why.
+const SAID_WHY: i32 = 1;
+
 fn failure(child: &mut Child) -> anyhow::Error {
     let deadline = Instant::now() + CHILD_EXIT;
     while Instant::now() < deadline {
         if let Ok(Some(status)) = child.try_wait() {
-            return anyhow::anyhow!("mount failed ({status})");
+            let said = status.code() == Some(SAID_WHY);
+            return if said { SaidByChild.into() } else { anyhow::anyhow!("mount failed ({status})") };
         }
         std::thread::sleep(Duration::from_millis(10));
     }

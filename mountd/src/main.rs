@@ -30,6 +30,7 @@ fn main() -> ExitCode {
 fn finish(program: &str, result: Result<()>, failed: impl Into<ExitCode>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<background::SaidByChild>() => failed.into(),
         Err(error) => {
             eprintln!("{program}: {}", one_line(error.as_ref()));
             failed.into()

@@ -236,7 +236,7 @@ if timeout 30 mount -t cairn "$META_ADDR:/not/there" "$mnt" >"$WORK_DIR/try.log"
     fail "a sub-tree that does not exist was mounted"
     away "$mnt" "no sub-tree"
 else
-    grep -q 'not/there' "$WORK_DIR/try.log" && ok "no such sub-tree: the message names it" || fail "no such sub-tree: $(cat "$WORK_DIR/try.log")"
+    [ "$(grep -c 'not/there' "$WORK_DIR/try.log") of $(wc -l <"$WORK_DIR/try.log")" = "1 of 1" ] && ok "no such sub-tree: one line that names it" || fail "no such sub-tree: $(cat "$WORK_DIR/try.log")"
 fi
 
 # ---- a sub-tree ------------------------------------------------------------------------------------------------------
