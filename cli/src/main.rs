@@ -2,6 +2,7 @@
 
 mod connect;
 mod demo;
+mod fsck;
 mod status;
 mod view;
 
@@ -23,12 +24,15 @@ enum Command {
     Demo(demo::Args),
     /// Say what runs: versions, space, inodes, sessions, data daemons
     Status(status::Args),
+    /// Check metadata and data of a running Cairn against each other
+    Fsck(fsck::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(args) => demo::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Fsck(args) => Ok(fsck::run(&args)),
     };
     match result {
         Ok(code) => code,

@@ -214,7 +214,7 @@ impl fmt::Display for Status {
 }
 
 /// Bytes for people: three digits and a unit of 1024.
-struct Size(u64);
+pub struct Size(pub u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

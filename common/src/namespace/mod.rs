@@ -36,6 +36,7 @@ pub mod tables;
 mod tests;
 pub mod twin;
 mod unlink;
+pub mod users;
 mod xattr;
 
 pub use create::init_root;

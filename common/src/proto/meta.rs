@@ -7,7 +7,8 @@ use crate::attr::{Attr, FileKind, Timestamp};
 use crate::error::FsResult;
 use crate::ids::{BlockRef, ClusterId, Epoch, Ino, NodeId, Seq, SessionId, VolumeId};
 use crate::namespace::op::{Extent, Name, Op, OpResult};
-use crate::namespace::tables::{HeldLock, Totals};
+use crate::namespace::tables::{BlockUse, HeldLock, Totals};
+use crate::namespace::users::BlockUser;
 use crate::proto::data::DataStat;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -263,6 +264,36 @@ pub struct MetaStatus {
     pub map: ClusterMap,
 }
 
+/// Most blocks in one question or answer about blocks.
+pub const BLOCKS_PER_REPLY: usize = 4096;
+
+/// The metadata compared with itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeReport {
+    /// One line each; after the first 100 no more are looked for.
+    pub problems: Vec<String>,
+    pub totals: Totals,
+}
+
+/// What has become of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlockFate {
+    /// Files use it.
+    Used(BlockUse),
+    /// No file uses it any more: it waits for being deleted by its data daemon.
+    Dying,
+    /// Not committed yet, or never, or deleted.
+    Unknown,
+}
+
+/// Files that use the blocks asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserReport {
+    pub users: Vec<BlockUser>,
+    /// False: there are more than one answer holds.
+    pub complete: bool,
+}
+
 #[tarpc::service]
 pub trait MetaService {
     // Sessions
@@ -320,4 +351,14 @@ pub trait MetaService {
 
     // Operators
     async fn status() -> FsResult<MetaStatus>;
+
+    // For `cairn fsck`, since version 2.
+    /// Everything that is wrong with the tree as of one moment. Reads all of it; one is made at a time.
+    async fn check() -> FsResult<TreeReport>;
+    /// Blocks that files use, in order, the first above `after`; at most [`BLOCKS_PER_REPLY`]. Empty at the end.
+    async fn blocks(after: BlockRef) -> FsResult<Vec<(BlockRef, BlockUse)>>;
+    /// What has become of blocks, one answer for each; at most [`BLOCKS_PER_REPLY`].
+    async fn fates(blocks: Vec<BlockRef>) -> FsResult<Vec<BlockFate>>;
+    /// Which files use these blocks. Reads the whole tree.
+    async fn users(blocks: Vec<BlockRef>) -> FsResult<UserReport>;
 }

@@ -1,7 +1,10 @@
 //! Versions of the protocol. A change of any message that crosses the wire is a new version.
 
 /// What changed with each version, newest first.
-pub const VERSIONS: &[(u16, &str)] = &[(1, "the first: sessions with operation logs, blocks in volumes")];
+pub const VERSIONS: &[(u16, &str)] = &[
+    (2, "questions for cairn fsck at the end of the metadata service"),
+    (1, "the first: sessions with operation logs, blocks in volumes"),
+];
 
 /// The newest version this build speaks.
 pub const NEWEST: u16 = VERSIONS[0].0;

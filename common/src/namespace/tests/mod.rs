@@ -12,6 +12,7 @@ mod locks;
 mod names;
 mod rename_all;
 mod tree_model;
+mod users;
 
 use super::check::check;
 use super::op::{Create, Name, Op, OpBody, OpReply, OpResult, Rename};

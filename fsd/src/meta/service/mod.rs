@@ -5,6 +5,7 @@
 //! handler is dropped when its caller goes away.
 
 mod batch;
+mod check;
 mod files;
 mod finish;
 mod look;
@@ -18,12 +19,13 @@ use super::session::{SessionTimes, Sessions};
 use bytes::Bytes;
 use cairn_common::attr::Attr;
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::{Ino, NodeId, Seq, SessionId, VolumeId};
+use cairn_common::ids::{BlockRef, Ino, NodeId, Seq, SessionId, VolumeId};
 use cairn_common::namespace::op::{LockRequest, Name};
-use cairn_common::namespace::tables::HeldLock;
+use cairn_common::namespace::tables::{BlockUse, HeldLock};
 use cairn_common::proto::meta::{
-    AttachReply, AttachRequest, Batch, BatchReply, CloseItem, ClusterMap, DirPage, Event, ExtentPage, FsStat,
-    InoRange, MetaService, MetaStatus, OpenReply, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
+    AttachReply, AttachRequest, Batch, BatchReply, BlockFate, CloseItem, ClusterMap, DirPage, Event,
+    ExtentPage, FsStat, InoRange, MetaService, MetaStatus, OpenReply, RegisterReply, RegisterRequest,
+    ReportReply, ReportRequest, TreeReport, UserReport,
 };
 use cairn_common::rpc::detached;
 use std::sync::Arc;
@@ -44,6 +46,8 @@ pub(crate) struct Meta {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) cluster: Cluster,
     started: Instant,
+    /// Held by who reads the whole tree.
+    whole_tree: tokio::sync::Mutex<()>,
 }
 
 /// The metadata service of one process. Clones share it.
@@ -66,6 +70,7 @@ impl Service {
             machine,
             sessions: sessions.clone(),
             started: Instant::now(),
+            whole_tree: tokio::sync::Mutex::new(()),
         });
         if sessions.tell(|leases| leases.absent()) == 0 {
             sessions.scan_orphans();
@@ -234,5 +239,21 @@ impl MetaService for Service {
 
     async fn status(self, _: Context) -> FsResult<MetaStatus> {
         status::status(&self.meta)
+    }
+
+    async fn check(self, _: Context) -> FsResult<TreeReport> {
+        check::tree(self.meta).await
+    }
+
+    async fn blocks(self, _: Context, after: BlockRef) -> FsResult<Vec<(BlockRef, BlockUse)>> {
+        check::blocks(&self.meta, after)
+    }
+
+    async fn fates(self, _: Context, blocks: Vec<BlockRef>) -> FsResult<Vec<BlockFate>> {
+        check::fates(&self.meta, &blocks)
+    }
+
+    async fn users(self, _: Context, blocks: Vec<BlockRef>) -> FsResult<UserReport> {
+        check::users(self.meta, blocks).await
     }
 }

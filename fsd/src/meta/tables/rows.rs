@@ -181,6 +181,18 @@ pub fn inodes(view: &View, visit: &mut dyn FnMut(Inode)) -> FsResult<()> {
     })
 }
 
+/// Blocks that files have above `after`, in order, at most `max`.
+pub fn blocks_after(view: &View, after: BlockRef, max: usize) -> FsResult<Vec<(BlockRef, BlockUse)>> {
+    let after = keys::block(after);
+    let row = |key: &[u8], value: &[u8]| Ok((keys::block_of(fixed(key)?), values::decode_block(value)?));
+    collect(view, Table::Block, (Excluded(&after), Unbounded), max, row)
+}
+
+/// Whether a block waits for being deleted.
+pub fn is_dead(view: &View, block: BlockRef) -> FsResult<bool> {
+    view.contains(Table::Delete, &keys::block(block))
+}
+
 /// Visits all blocks that files have.
 pub fn blocks(view: &View, visit: &mut dyn FnMut(BlockRef, BlockUse)) -> FsResult<()> {
     view.scan(Table::Block, ALL, &mut |key, value| {

@@ -47,6 +47,16 @@ impl Snapshot {
         Ok(first.is_none())
     }
 
+    /// Blocks that files have above `after`, in order, at most `max`.
+    pub fn blocks_after(&self, after: BlockRef, max: usize) -> FsResult<Vec<(BlockRef, BlockUse)>> {
+        rows::blocks_after(&self.view, after, max)
+    }
+
+    /// Whether a block waits to be deleted.
+    pub fn is_dead(&self, block: BlockRef) -> FsResult<bool> {
+        rows::is_dead(&self.view, block)
+    }
+
     /// How many blocks wait to be deleted.
     pub fn delete_queue_len(&self) -> FsResult<u64> {
         self.view.len(Table::Delete)
