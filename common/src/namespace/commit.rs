@@ -5,30 +5,45 @@
 
 use super::inode::file;
 use super::ledger::Ledger;
-use super::op::{Commit, Extent, ExtentData, FileCommit, OpReply, OpResult, Piece};
+use super::op::{Commit, Extent, ExtentData, FileCommit, Move, OpReply, OpResult, Piece};
 use super::tables::{Inode, Read, Tables};
 use super::{extents, xattr};
-use crate::attr::{FileKind, Timestamp};
+use crate::attr::{Attr, FileKind, Timestamp};
 use crate::error::{FsError, FsResult};
 use crate::ids::Ino;
 use crate::limits::{COMMIT_PIECES_MAX, FILE_SIZE_MAX};
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A file of a commit, read once and written once.
 struct Touched {
     inode: Inode,
     /// Its content or size changed.
     content: bool,
+    /// Bytes of it moved from the metadata into a block.
+    moved: bool,
 }
 
 /// By inode number; `None` for one that is gone.
 type Files = BTreeMap<Ino, Option<Touched>>;
 
-pub(super) fn commit<T: Tables + ?Sized>(tables: &mut T, body: &Commit) -> OpResult {
+/// What a commit did.
+pub(super) struct Committed {
+    /// Attributes of each file that still exists.
+    pub files: Vec<Attr>,
+    /// Files of which not all has moved that was to.
+    pub kept: Vec<Ino>,
+}
+
+pub(super) fn commit<T: Tables + ?Sized>(
+    tables: &mut T,
+    body: &Commit,
+    moves: &[Move],
+) -> FsResult<Committed> {
     let mut ledger = Ledger::default();
-    let mut files = check_commit(tables, body, &mut ledger)?;
+    let mut files = check_commit(tables, body, moves, &mut ledger)?;
     place_pieces(tables, &body.pieces, &mut files, &mut ledger)?;
+    let kept = place_moves(tables, moves, &mut files, &mut ledger)?;
     for change in &body.files {
         if let Some(Some(touched)) = files.get_mut(&change.ino) {
             change_file(touched, change);
@@ -36,19 +51,26 @@ pub(super) fn commit<T: Tables + ?Sized>(tables: &mut T, body: &Commit) -> OpRes
     }
     let mut attrs = Vec::with_capacity(files.len());
     for mut touched in files.into_values().flatten() {
-        if touched.content {
+        if touched.content || touched.moved {
             touched.inode.bump_version();
+        }
+        if touched.content {
             xattr::drop_capability(tables, touched.inode.attr.ino)?;
         }
         tables.put_inode(&touched.inode)?;
         attrs.push(touched.inode.attr);
     }
     ledger.settle(tables)?;
-    Ok(OpReply::Committed { files: attrs })
+    Ok(Committed { files: attrs, kept })
 }
 
-fn check_commit<T: Read + ?Sized>(tables: &T, body: &Commit, ledger: &mut Ledger) -> FsResult<Files> {
-    if body.pieces.len() > COMMIT_PIECES_MAX {
+fn check_commit<T: Read + ?Sized>(
+    tables: &T,
+    body: &Commit,
+    moves: &[Move],
+    ledger: &mut Ledger,
+) -> FsResult<Files> {
+    if body.pieces.len() + moves.len() > COMMIT_PIECES_MAX {
         return Err(FsError::Invalid);
     }
     for &(block, length) in &body.blocks {
@@ -64,7 +86,18 @@ fn check_commit<T: Read + ?Sized>(tables: &T, body: &Commit, ledger: &mut Ledger
         check_end(change.size_at_least, 0)?;
         load(tables, &mut files, change.ino)?;
     }
+    for moving in moves {
+        ledger.check(tables, &moving.data(), moving.length)?;
+        check_end(moving.offset, moving.length)?;
+        load(tables, &mut files, moving.ino)?;
+    }
     Ok(files)
+}
+
+impl Move {
+    fn data(&self) -> ExtentData {
+        ExtentData::Block { block: self.block, offset: self.at }
+    }
 }
 
 fn check_end(offset: u64, length: u64) -> FsResult<u64> {
@@ -82,7 +115,7 @@ fn load<T: Read + ?Sized>(tables: &T, files: &mut Files, ino: Ino) -> FsResult<(
     if inode.as_ref().is_some_and(|inode| inode.attr.kind != FileKind::File) {
         return Err(FsError::Invalid);
     }
-    entry.insert(inode.map(|inode| Touched { inode, content: false }));
+    entry.insert(inode.map(|inode| Touched { inode, content: false, moved: false }));
     Ok(())
 }
 
@@ -107,6 +140,30 @@ fn place_pieces<T: Tables + ?Sized>(
         extents::place(tables, &mut touched.inode, run, ledger)?;
     }
     Ok(())
+}
+
+/// Moves what is still as it was; the files of which something is not.
+fn place_moves<T: Tables + ?Sized>(
+    tables: &mut T,
+    moves: &[Move],
+    files: &mut Files,
+    ledger: &mut Ledger,
+) -> FsResult<Vec<Ino>> {
+    let mut kept = BTreeSet::new();
+    for moving in moves {
+        let Some(Some(touched)) = files.get_mut(&moving.ino) else {
+            continue;
+        };
+        let range = moving.offset..moving.offset + moving.length;
+        if extents::inline_sum(tables, moving.ino, range)? != Some(moving.sum) {
+            kept.insert(moving.ino);
+            continue;
+        }
+        touched.moved = true;
+        let extent = Extent { offset: moving.offset, length: moving.length, data: moving.data() };
+        extents::place(tables, &mut touched.inode, extent, ledger)?;
+    }
+    Ok(kept.into_iter().collect())
 }
 
 fn change_file(touched: &mut Touched, change: &FileCommit) {

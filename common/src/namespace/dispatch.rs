@@ -1,6 +1,6 @@
 //! From an operation to the file that has its rules.
 
-use super::op::{Op, OpBody, OpResult};
+use super::op::{Op, OpBody, OpReply, OpResult};
 use super::tables::Tables;
 use super::{clone, commit, create, fallocate, link, locks, rename, setattr, unlink, xattr};
 use crate::ids::SessionId;
@@ -26,7 +26,11 @@ pub fn apply<T: Tables + ?Sized>(tables: &mut T, session: SessionId, op: &Op) ->
             xattr::set(tables, now, &op.caller, *ino, name, value, *mode)
         }
         OpBody::RemoveXattr { ino, name } => xattr::remove(tables, now, *ino, name),
-        OpBody::Commit(body) => commit::commit(tables, body),
+        OpBody::Commit(body) => {
+            commit::commit(tables, body, &[]).map(|done| OpReply::Committed { files: done.files })
+        }
+        OpBody::CommitAndMove { commit, moves } => commit::commit(tables, commit, moves)
+            .map(|done| OpReply::Moved { files: done.files, kept: done.kept }),
         OpBody::Append { ino, length, data, block_length, kill_suidgid } => {
             let kill = *kill_suidgid;
             commit::append(tables, now, *ino, *length, data, *block_length, kill)

@@ -8,6 +8,7 @@ use super::op::{Extent, ExtentData};
 use super::tables::{Inode, Read, Tables};
 use crate::error::{FsError, FsResult};
 use crate::ids::Ino;
+use crate::wire::checksum::Crc64;
 use std::ops::Range;
 
 /// Extents looked at in one go; longer runs are cut in rounds.
@@ -91,9 +92,13 @@ pub(super) fn cut<T: Tables + ?Sized>(
     ledger: &mut Ledger,
 ) -> FsResult<()> {
     let ino = inode.attr.ino;
-    while inode.attr.allocated > 0 {
-        let found = collect(tables, ino, (start, end), ROUND)?;
+    if inode.attr.allocated == 0 {
+        return Ok(());
+    }
+    let mut found = collect(tables, ino, (start, end), ROUND)?;
+    loop {
         let last_round = found.len() < ROUND;
+        let next = found.last().map_or(end, Extent::end);
         for extent in found {
             match extent.within(0..start) {
                 Some(left) => tables.put_extent(ino, &left)?,
@@ -105,11 +110,16 @@ pub(super) fn cut<T: Tables + ?Sized>(
             let gone = extent.end().min(end) - extent.offset.max(start);
             ledger.release(inode, &extent.data, gone);
         }
-        if last_round {
-            break;
+        if last_round || inode.attr.allocated == 0 {
+            return Ok(());
         }
+        // Not from `start` again: the store would walk over all that is removed.
+        found = Vec::new();
+        tables.scan_extents_beginning(ino, next, end, &mut |extent| {
+            found.push(extent);
+            found.len() < ROUND
+        })?;
     }
-    Ok(())
 }
 
 /// Puts an extent where it belongs, in place of what was there. The inode is changed, but not stored.
@@ -176,6 +186,20 @@ pub(super) fn join_at<T: Tables + ?Sized>(tables: &mut T, ino: Ino, at: u64) -> 
         tables.put_extent(ino, &Extent { length, ..left.clone() })?;
     }
     Ok(())
+}
+
+/// CRC-64/NVME of the bytes in `range`; `None` unless all of them lie inside the metadata.
+pub(super) fn inline_sum<T: Read + ?Sized>(tables: &T, ino: Ino, range: Range<u64>) -> FsResult<Option<u64>> {
+    let (mut at, mut sum) = (range.start, Crc64::default());
+    tables.scan_extents(ino, range.start, range.end, &mut |extent| match extent.within(range.clone()) {
+        Some(Extent { offset, length, data: ExtentData::Inline(bytes) }) if offset == at => {
+            sum.update(&bytes);
+            at += length;
+            true
+        }
+        _ => false,
+    })?;
+    Ok((at == range.end).then(|| sum.finish()))
 }
 
 /// True if `start..` reads exactly as `data`, for `length` bytes.

@@ -65,6 +65,24 @@ pub enum OpBody {
     ReleaseLocks { ino: Ino, owner: LockOwner },
     /// The file was read: moves `atime` forward (never back) and nothing else. Replies `Attr`.
     Touch { ino: Ino, atime: Timestamp },
+    /// As `Commit`; besides, bytes that lie inside the metadata move into its blocks. Replies `Moved`.
+    CommitAndMove { commit: Commit, moves: Vec<Move> },
+}
+
+/// Bytes of a file inside the metadata that are in a block now, too. They move there if they are still the same, and
+/// all inside the metadata; else nothing happens: the file was changed meanwhile, by another mount perhaps. Neither
+/// content nor times nor size change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    pub ino: Ino,
+    /// First byte in the file.
+    pub offset: u64,
+    pub length: u64,
+    pub block: BlockRef,
+    /// First byte in the block.
+    pub at: u32,
+    /// CRC-64/NVME of the bytes.
+    pub sum: u64,
 }
 
 /// See [`OpBody::Create`].
@@ -242,6 +260,11 @@ pub enum OpReply {
     Copied {
         length: u64,
         attr: Attr,
+    },
+    /// As `Committed`, with the files of moves; and those of them of which not all has moved.
+    Moved {
+        files: Vec<Attr>,
+        kept: Vec<Ino>,
     },
 }
 

@@ -83,6 +83,15 @@ pub trait Read {
         end: u64,
         visit: &mut dyn FnMut(Extent) -> bool,
     ) -> FsResult<()>;
+    /// As [`Read::scan_extents`], of extents that begin within `start..end` only: what was removed below is not
+    /// walked over.
+    fn scan_extents_beginning(
+        &self,
+        ino: Ino,
+        start: u64,
+        end: u64,
+        visit: &mut dyn FnMut(Extent) -> bool,
+    ) -> FsResult<()>;
     fn xattr(&self, ino: Ino, name: &[u8]) -> FsResult<Option<Bytes>>;
     /// Names of all extended attributes, in byte order.
     fn xattr_names(&self, ino: Ino) -> FsResult<Vec<Bytes>>;

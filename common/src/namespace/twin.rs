@@ -75,6 +75,20 @@ impl Read for Twin {
         Ok(())
     }
 
+    fn scan_extents_beginning(
+        &self,
+        ino: Ino,
+        start: u64,
+        end: u64,
+        visit: &mut dyn FnMut(Extent) -> bool,
+    ) -> FsResult<()> {
+        if start < end {
+            let mut rows = self.extents.range((ino, start)..(ino, end)).map(|(_, extent)| extent.clone());
+            let _ = rows.all(visit);
+        }
+        Ok(())
+    }
+
     fn xattr(&self, ino: Ino, name: &[u8]) -> FsResult<Option<Bytes>> {
         Ok(self.xattrs.get(&(ino, Bytes::copy_from_slice(name))).cloned())
     }

@@ -2,7 +2,7 @@
 
 /// What changed with each version, newest first.
 pub const VERSIONS: &[(u16, &str)] = &[
-    (2, "questions for cairn fsck at the end of the metadata service"),
+    (2, "questions for cairn fsck; commits that move inline bytes only if they are still the same"),
     (1, "the first: sessions with operation logs, blocks in volumes"),
 ];
 

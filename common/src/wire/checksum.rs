@@ -18,6 +18,37 @@ pub fn crc32c_of_parts(parts: &[&[u8]]) -> u32 {
     narrow(digest.finalize())
 }
 
+/// CRC-64/NVME, piece by piece: for bytes that must be told from others, where [`crc32c`] is too short.
+#[derive(Debug)]
+pub struct Crc64(Digest);
+
+impl Default for Crc64 {
+    fn default() -> Crc64 {
+        Crc64(Digest::new(CrcAlgorithm::Crc64Nvme))
+    }
+}
+
+impl Crc64 {
+    /// Takes in the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The sum of all bytes so far.
+    #[must_use]
+    pub fn finish(self) -> u64 {
+        self.0.finalize()
+    }
+}
+
+/// CRC-64/NVME of `bytes`.
+#[must_use]
+pub fn crc64(bytes: &[u8]) -> u64 {
+    let mut sum = Crc64::default();
+    sum.update(bytes);
+    sum.finish()
+}
+
 /// CRC-32C of each [`PIECE`] of the bytes in `segments` taken together; the last may be shorter.
 #[must_use]
 pub fn piece_checksums(segments: &[Bytes]) -> Vec<u32> {
@@ -67,9 +98,10 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn it_is_castagnoli() {
+    fn they_are_the_standard_ones() {
         assert_eq!(crc32c(b"123456789"), 0xe306_9283, "the check value of CRC-32C");
         assert_eq!(crc32c(b""), 0);
+        assert_eq!(crc64(b"123456789"), 0xae8b_1486_0a79_9888, "the check value of CRC-64/NVME");
         assert_eq!(crc32c_of_parts(&[b"1234", b"", b"56789"]), 0xe306_9283);
     }
 

@@ -13,7 +13,7 @@ use super::OpTicket;
 use cairn_common::error::FsError;
 use cairn_common::ids::Seq;
 use cairn_common::limits::{BATCH_BYTES_MAX, BATCH_OPS_MAX};
-use cairn_common::namespace::op::{ExtentData, Op, OpBody, OpResult};
+use cairn_common::namespace::op::{Commit, ExtentData, Op, OpBody, OpResult};
 use std::collections::VecDeque;
 use tokio::sync::oneshot;
 
@@ -189,16 +189,21 @@ impl OpLog {
     }
 }
 
+/// What a piece, a file or a move takes, about, in bytes.
+const PIECE: usize = 48;
+
+fn weight_of_commit(commit: &Commit) -> usize {
+    commit.pieces.iter().map(|piece| PIECE + inline_len(&piece.extent.data)).sum::<usize>()
+        + PIECE * commit.files.len()
+}
+
 /// Roughly the encoded size of an operation, in bytes.
 fn weight(op: &Op) -> usize {
     const FIXED: usize = 128;
-    const PIECE: usize = 48;
     FIXED
         + match &op.body {
-            OpBody::Commit(commit) => {
-                commit.pieces.iter().map(|piece| PIECE + inline_len(&piece.extent.data)).sum::<usize>()
-                    + PIECE * commit.files.len()
-            }
+            OpBody::Commit(commit) => weight_of_commit(commit),
+            OpBody::CommitAndMove { commit, moves } => weight_of_commit(commit) + PIECE * moves.len(),
             OpBody::Append { data, .. } => inline_len(data),
             OpBody::Relocate { from, to, .. } => inline_len(from) + inline_len(to),
             OpBody::SetXattr { value, name, .. } => value.len() + name.len(),

@@ -20,7 +20,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let Some(inode) = self.inodes.get(ino) else { return Ok(()) };
         // What little there is goes inside the operation: whoever waits for it need not wait for a disk.
         let mut stored = self.commit_inline(&inode).await;
-        if stored.is_ok() && !inode.lock().dirty.is_empty() {
+        if stored.is_ok() && inode.lock().dirty.has_unstored() {
             stored = self.flush_inode(ino).await.map(|_seq| ());
         }
         if let Err(error) = stored {
@@ -36,7 +36,10 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let mut last = FsError::Io;
         for _ in 0..LAST_TRIES {
             match self.flush_for_others(ino).await {
-                Ok(()) => return,
+                Ok(()) => {
+                    self.keep_in_metadata(ino);
+                    return;
+                }
                 Err(error) => last = error,
             }
             // A commit that is refused fails at once, and the space that it needs may just be coming.
@@ -49,8 +52,15 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             tracing::error!(%ino, lost, error = %last, "written data is lost: it could not be stored when another mount needed the file");
             state.store_error(last);
         }
-        // Also what was only to be moved: later it would lie over newer bytes.
         self.free_dirty(&mut state, 0, u64::MAX);
+    }
+
+    /// What was only to be moved stays where it is: others change the file now, and here it would be read in place of
+    /// what they wrote.
+    fn keep_in_metadata(&self, ino: Ino) {
+        if let Some(inode) = self.inodes.get(ino) {
+            self.free_stored(&mut inode.lock(), 0, u64::MAX);
+        }
     }
 
     /// Drops the kernel's attributes and pages of a file.
@@ -99,7 +109,9 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
         if let Some(inode) = self.inodes.get(ino) {
             inode.lock().drop_cached();
         }
+        self.keep_in_metadata(ino);
         self.drop_pages(ino).await;
+        self.retire(ino);
     }
 
     fn lock_released(&self, ino: Ino) {

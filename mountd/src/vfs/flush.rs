@@ -9,16 +9,19 @@ use super::inode::Inode;
 use super::{Vfs, atime, unlinked};
 use crate::client::{DataClient, MetaClient, OpTicket};
 use crate::writeback::buffer::Sealed;
-use crate::writeback::dirty::Slot;
+use crate::writeback::dirty::{Dirty, Slot};
 use bytes::Bytes;
 use cairn_common::attr::{Attr, Caller, Timestamp};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, Ino, Seq};
 use cairn_common::limits::COMMIT_PIECES_MAX;
-use cairn_common::namespace::op::{Commit, Extent, ExtentData, FileCommit, OpBody, OpReply, OpResult, Piece};
+use cairn_common::namespace::op::{
+    Commit, Extent, ExtentData, FileCommit, Move, OpBody, OpReply, OpResult, Piece,
+};
 use cairn_common::summary::{self, SummaryEntry};
 use cairn_common::wire::Payload;
-use std::collections::{HashMap, VecDeque};
+use cairn_common::wire::checksum::crc64;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -263,11 +266,11 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
                 break;
             }
         }
-        if building.pieces.is_empty() {
+        if building.is_empty() {
             self.discard_block(sealed, block);
             return Ok((None, rest));
         }
-        let files = building.files.iter().map(|file| file.ino).collect();
+        let files = building.inos().collect();
         let ticket = self.submit_built(building, vec![(block, block_len(sealed))]);
         Ok((Some(Submitted { ticket, block, files, from: cursor, to: rest }), rest))
     }
@@ -307,7 +310,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let left: Vec<_> = state.dirty.remaining(entry.offset, u64::from(entry.length), slot).collect();
         let (mtime, kill) = (state.write_time, state.kill_suidgid);
         for dirty in left.into_iter().filter(|dirty| dirty.offset >= from) {
-            if building.pieces.len() >= COMMIT_PIECES_MAX {
+            if building.len() >= COMMIT_PIECES_MAX {
                 return Some(Cursor { entry: index, offset: dirty.offset });
             }
             let data = ExtentData::Block { block, offset: dirty.slot.at };
@@ -315,7 +318,12 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             if state.is_cached() {
                 state.extents.replace(&extent);
             }
-            if building.add(entry.ino, extent, mtime, kill) {
+            let first = if dirty.stored {
+                building.add_move(self.moving(entry.ino, block, &dirty))
+            } else {
+                building.add(entry.ino, extent, mtime, kill)
+            };
+            if first {
                 state.pending += 1;
                 state.stamp += 1;
             }
@@ -324,8 +332,18 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     }
 
     pub(super) fn submit_built(&self, building: Building, blocks: Vec<(BlockRef, u32)>) -> OpTicket {
-        let Building { pieces, files, .. } = building;
-        self.meta.submit(&Caller::default(), OpBody::Commit(Commit { blocks, pieces, files }))
+        let Building { pieces, files, moves, .. } = building;
+        let commit = Commit { blocks, pieces, files };
+        let body =
+            if moves.is_empty() { OpBody::Commit(commit) } else { OpBody::CommitAndMove { commit, moves } };
+        self.meta.submit(&Caller::default(), body)
+    }
+
+    /// The server moves these bytes if they are still what the file has: others may have changed it meanwhile.
+    fn moving(&self, ino: Ino, block: BlockRef, dirty: &Dirty) -> Move {
+        let length = usize::try_from(dirty.length).expect("an interval is at most one segment long");
+        let sum = crc64(&self.buffer.read(dirty.slot, length));
+        Move { ino, offset: dirty.offset, length: dirty.length, block, at: dirty.slot.at, sum }
     }
 
     /// A commit of `sealed` has been answered.
@@ -337,10 +355,12 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         seq: Seq,
         result: OpResult,
     ) -> FsResult<()> {
-        let attrs = match &result {
-            Ok(OpReply::Committed { files }) => files.as_slice(),
-            _ => &[],
+        let (attrs, kept) = match &result {
+            Ok(OpReply::Committed { files }) => (files.as_slice(), &[][..]),
+            Ok(OpReply::Moved { files, kept }) => (files.as_slice(), kept.as_slice()),
+            _ => (&[][..], &[][..]),
         };
+        let kept: Vec<Ino> = kept.to_vec();
         let attrs: HashMap<Ino, Attr> = attrs.iter().map(|attr| (attr.ino, *attr)).collect();
         let clean = result.is_ok();
         let inodes: HashMap<Ino, Arc<Inode>> =
@@ -360,6 +380,10 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             });
         }
         for (ino, inode) in inodes {
+            if kept.contains(&ino) {
+                // Not all is where it was said to be.
+                inode.lock().extents.clear();
+            }
             self.answered(&inode, attrs.get(&ino).copied(), seq, clean);
         }
         result.map(|_reply| ())
@@ -473,10 +497,34 @@ pub(super) struct Building {
     pieces: Vec<Piece>,
     files: Vec<FileCommit>,
     index: HashMap<Ino, usize>,
+    moves: Vec<Move>,
+    /// Files of moves.
+    moved: HashSet<Ino>,
 }
 
 impl Building {
-    /// Adds a piece; true if it is the first of its file.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Pieces and moves.
+    fn len(&self) -> usize {
+        self.pieces.len() + self.moves.len()
+    }
+
+    /// All files, each once.
+    fn inos(&self) -> impl Iterator<Item = Ino> + '_ {
+        let only_moved = self.moved.iter().filter(|ino| !self.index.contains_key(ino));
+        self.index.keys().chain(only_moved).copied()
+    }
+
+    /// Adds a move; true if it is the first of its file, pieces included.
+    fn add_move(&mut self, moving: Move) -> bool {
+        self.moves.push(moving);
+        self.moved.insert(moving.ino) && !self.index.contains_key(&moving.ino)
+    }
+
+    /// Adds a piece; true if it is the first of its file, moves included.
     pub(super) fn add(
         &mut self,
         ino: Ino,
@@ -492,7 +540,7 @@ impl Building {
         }
         self.index.insert(ino, self.files.len());
         self.files.push(FileCommit { ino, size_at_least: end, mtime, kill_suidgid });
-        true
+        !self.moved.contains(&ino)
     }
 }
 

@@ -95,10 +95,10 @@ impl State {
         self.handles == 0 && self.opening == 0 && self.pending == 0 && self.dirty.is_empty()
     }
 
-    /// Whether data of the file is on its way.
+    /// Whether something is on its way that the server does not have. Bytes that are only to be moved change nothing.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.pending > 0 || !self.dirty.is_empty()
+        self.pending > 0 || self.dirty.has_unstored()
     }
 
     /// Takes in attributes that operation `seq` replied.
@@ -153,7 +153,8 @@ impl State {
                 attr.size = self.size;
             }
             if let Some(bytes) = self.extents.allocated() {
-                let dirty: u64 = self.dirty.iter().map(|d| self.extents.uncovered(d.offset, d.end())).sum();
+                let dirty: u64 =
+                    self.dirty.unstored().map(|d| self.extents.uncovered(d.offset, d.end())).sum();
                 attr.allocated = bytes + dirty;
             }
         } else {

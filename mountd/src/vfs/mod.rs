@@ -197,6 +197,14 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             }
             stored = self.flush_all().await;
         }
+        if stored.is_err() && !self.inodes.all().iter().any(|inode| inode.lock().is_busy()) {
+            // All that could not be stored is inside the metadata already, and stays there.
+            for inode in self.inodes.all() {
+                self.free_stored(&mut inode.lock(), 0, u64::MAX);
+                self.retire(inode.ino);
+            }
+            stored = Ok(());
+        }
         let synced = self.meta.sync(self.meta.last_submitted()).await;
         stored.and(synced)
     }
@@ -302,6 +310,12 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             }
             self.meta.close(item);
         }
+    }
+
+    /// Bytes of `start..end` that the server has inside its metadata stay there.
+    fn free_stored(&self, state: &mut MutexGuard<'_, State>, start: u64, end: u64) {
+        let buffer = &self.buffer;
+        state.dirty.remove_stored(start, end, &mut |segment, bytes| buffer.release(segment, bytes));
     }
 
     fn free_dirty(&self, state: &mut MutexGuard<'_, State>, start: u64, end: u64) {

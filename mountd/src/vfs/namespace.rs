@@ -108,16 +108,21 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let is_unnamed = matches!(body, OpBody::Tmpfile { .. });
         let naming = Naming::of(&body);
         let era = self.names.era();
+        let new_dir = match &body {
+            OpBody::Create(create) if create.kind == FileKind::Dir => Some(create.ino),
+            _ => None,
+        };
         self.dirs.begin(dir);
+        new_dir.into_iter().for_each(|made| self.names.expect(made));
         naming.begin(&self.names, dir);
         let ticket = self.meta.submit_at(time, caller, body);
         let seq = ticket.seq;
         let result = ticket.await;
         naming.end(&self.names, dir, seq, result.is_ok());
-        if let Ok(OpReply::Entry { attr, created: true }) = &result
-            && attr.kind == FileKind::Dir
-        {
-            self.names.born(attr.ino, era);
+        match (&result, new_dir) {
+            (Ok(OpReply::Entry { created: true, .. }), Some(made)) => self.names.born(made, era),
+            (_, Some(made)) => self.names.forget(made),
+            _ => {}
         }
         let change = match &result {
             Ok(OpReply::Entry { .. }) if is_unnamed => Change::Nothing,

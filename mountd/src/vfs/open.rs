@@ -297,7 +297,7 @@ impl State {
             DataLease::Cached if known => false,
             // A change is on its way that does not know of the lease: for this open, the file stays shared.
             DataLease::Cached if self.lease == Some(DataLease::Shared) && self.pending > 0 => {
-                !self.dirty.is_empty()
+                self.dirty.has_unstored()
             }
             DataLease::Cached => {
                 self.lease = Some(DataLease::Cached);
@@ -312,7 +312,7 @@ impl State {
             DataLease::Shared => {
                 self.lease = Some(DataLease::Shared);
                 self.drop_cached();
-                !self.dirty.is_empty()
+                self.dirty.has_unstored()
             }
         }
     }

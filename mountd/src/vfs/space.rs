@@ -49,6 +49,8 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             if matches!(mode, FallocateMode::PunchHole | FallocateMode::ZeroRange { .. }) {
                 self.commit_size(ino, state);
                 state.dirty.remove(offset, end, &mut |segment, bytes| buffer.release(segment, bytes));
+            } else if !matches!(mode, FallocateMode::Allocate { .. }) {
+                state.dirty.remove_stored(0, u64::MAX, &mut |segment, bytes| buffer.release(segment, bytes));
             }
             state.foresee(mode, offset, end);
         });
@@ -115,8 +117,14 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             length: copy.length,
         };
         let end = copy.to_offset.saturating_add(copy.length);
-        let (ticket, inode) =
-            self.submit_on(caller, to, body, |state| state.extents.forget(copy.to_offset, end));
+        let buffer = &self.buffer;
+        let (ticket, inode) = self.submit_on(caller, to, body, |state| {
+            state.extents.forget(copy.to_offset, end);
+            // It would be read in place of the copy.
+            state
+                .dirty
+                .remove_stored(copy.to_offset, end, &mut |segment, bytes| buffer.release(segment, bytes));
+        });
         match self.settle(to, ticket, inode).await? {
             OpReply::Copied { length, .. } => {
                 let mut state = file.inode.lock();

@@ -117,8 +117,8 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         Inline::Submitted(ticket, id)
     }
 
-    /// Makes a file's bytes that are in the metadata dirty again, as they are: they go into a block with
-    /// whatever else is written. The times of the file do not change by that.
+    /// Makes a file's bytes that are in the metadata go into a block with whatever else is written. Nothing is changed
+    /// by that, and nobody waits for it; the server moves what is still the same then (decision 6).
     pub(super) fn move_inline(&self, ino: Ino, state: &mut State) {
         if !state.is_cached() || state.registered.writers == 0 || state.extents.inline_bytes() == 0 {
             return;

@@ -86,10 +86,16 @@ impl DirtyMap {
         self.map.len()
     }
 
-    /// End of the last stretch.
+    /// Whether there are bytes that the server does not have in any form.
+    #[must_use]
+    pub fn has_unstored(&self) -> bool {
+        self.unstored().next().is_some()
+    }
+
+    /// End of the last stretch that the server does not have.
     #[must_use]
     pub fn end(&self) -> u64 {
-        self.map.last_key_value().map_or(0, |(_, last)| last.end())
+        self.map.values().rev().find(|dirty| !dirty.stored).map_or(0, Dirty::end)
     }
 
     /// All stretches in order.
@@ -97,10 +103,10 @@ impl DirtyMap {
         self.map.values()
     }
 
-    /// The newest segment that holds bytes of this file.
+    /// The newest segment that holds bytes of this file which the server does not have.
     #[must_use]
     pub fn newest_segment(&self) -> Option<u64> {
-        self.map.values().map(|dirty| dirty.slot.segment).max()
+        self.unstored().map(|dirty| dirty.slot.segment).max()
     }
 
     /// Stretches within `start..end`, cut to it, in order.
@@ -168,6 +174,12 @@ impl DirtyMap {
             self.bytes -= gone.length;
             freed(gone.slot.segment, gone.length);
         }
+    }
+
+    /// Forgets what the server has of `start..end`: it stays inside the metadata.
+    pub fn remove_stored(&mut self, start: u64, end: u64, freed: &mut dyn FnMut(u64, u64)) {
+        let stored: Vec<Dirty> = self.range(start, end).filter(|dirty| dirty.stored).collect();
+        stored.into_iter().for_each(|dirty| self.remove(dirty.offset, dirty.end(), freed));
     }
 
     fn first_in(&self, start: u64, end: u64) -> Option<Dirty> {
@@ -269,9 +281,15 @@ mod tests {
         map.mark(3);
         map.settle(3, true, &mut |_, _| ());
         assert_eq!((map.bytes(), map.unstored_bytes()), (20, 0));
+        assert_eq!((map.has_unstored(), map.end(), map.newest_segment()), (false, 0, None));
         map.insert(5, 2, slot(1, 30), &mut |_, _| ());
         let left: Vec<_> = map.iter().map(|d| (d.offset, d.length, d.stored)).collect();
         assert_eq!(left, [(0, 5, true), (5, 2, false), (7, 3, true), (20, 10, true)]);
+        let mut freed = Vec::new();
+        map.remove_stored(4, 25, &mut |segment, bytes| freed.push((segment, bytes)));
+        assert_eq!(freed, [(1, 1), (1, 3), (1, 5)]);
+        let left: Vec<_> = map.iter().map(|d| (d.offset, d.length, d.stored)).collect();
+        assert_eq!(left, [(0, 4, true), (5, 2, false), (25, 5, true)]);
     }
 
     #[test]

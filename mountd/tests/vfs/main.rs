@@ -9,6 +9,7 @@ mod behaviour;
 mod fake;
 mod locks;
 mod model;
+mod moves;
 mod names;
 mod session;
 mod shared;

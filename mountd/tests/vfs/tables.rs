@@ -45,6 +45,17 @@ impl Read for Maps {
         let _stopped = before.into_iter().chain(inside).cloned().all(visit);
         Ok(())
     }
+    fn scan_extents_beginning(
+        &self,
+        ino: Ino,
+        start: u64,
+        end: u64,
+        visit: &mut dyn FnMut(Extent) -> bool,
+    ) -> FsResult<()> {
+        let _stopped =
+            self.extents.range((ino, start)..(ino, end)).map(|(_, extent)| extent.clone()).all(visit);
+        Ok(())
+    }
     fn xattr(&self, ino: Ino, name: &[u8]) -> FsResult<Option<Bytes>> {
         Ok(self.xattrs.get(&(ino, name.to_vec())).cloned())
     }

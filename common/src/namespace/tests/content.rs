@@ -1,16 +1,17 @@
 //! Content: the cases that a random model does not reach.
 
-use super::super::op::{Commit, Extent, ExtentData, FallocateMode, FileCommit, OpBody, OpReply, Piece};
+use super::super::op::{Commit, Extent, ExtentData, FallocateMode, FileCommit, Move, OpBody, OpReply, Piece};
 use super::super::tables::{BlockUse, Read};
-use super::super::{extents, reap};
+use super::super::{extents, getattr, reap};
 use super::{ROOT, World};
-use crate::attr::{SetAttr, Timestamp};
+use crate::attr::{Attr, SetAttr, Timestamp};
 use crate::error::FsError;
 use crate::ids::{BlockRef, Ino, VolumeId};
 use crate::limits::{
     ALLOCATED_MAX, BATCH_BYTES_MAX, EXTENTS_PER_REPLY, FILE_SIZE_MAX, FRAME_HEADER_MAX,
     INLINE_BYTES_PER_REPLY,
 };
+use crate::wire::checksum::crc64;
 use crate::wire::codec::encode;
 use bytes::Bytes;
 
@@ -276,6 +277,71 @@ fn relocating_moves_no_times() {
     let after = world.attr(file);
     assert_eq!((after.mtime, after.ctime, after.size), (before.mtime, before.ctime, before.size));
     assert_eq!(world.apply(relocate), Err(FsError::Changed));
+}
+
+fn moved(world: &mut World, moves: Vec<Move>) -> (Vec<Attr>, Vec<Ino>) {
+    let commit = Commit { blocks: vec![(block(1), 64)], pieces: vec![], files: vec![] };
+    let Ok(OpReply::Moved { files, kept }) = world.apply(OpBody::CommitAndMove { commit, moves }) else {
+        panic!()
+    };
+    (files, kept)
+}
+
+#[test]
+fn only_bytes_that_are_still_the_same_move() {
+    let mut world = World::new();
+    let files = ["a", "b", "c", "d"].map(|text| world.file(ROOT, text));
+    for ino in files {
+        for part in [&b"wo"[..], b"rd"] {
+            let data = ExtentData::Inline(Bytes::from_static(part));
+            world
+                .apply(OpBody::Append { ino, length: 2, data, block_length: 0, kill_suidgid: false })
+                .unwrap();
+        }
+    }
+    // Other bytes; a hole among them; and one that is gone.
+    let data = ExtentData::Inline(Bytes::from_static(b"a"));
+    let other = Piece { ino: files[1], extent: Extent { offset: 3, length: 1, data } };
+    world.apply(commit(vec![], vec![other])).unwrap();
+    let (mode, length) = (FallocateMode::PunchHole, 1);
+    world.apply(OpBody::Fallocate { ino: files[2], mode, offset: 1, length }).unwrap();
+    world.unlink(ROOT, "d").unwrap();
+    reap(&mut world.twin, files[3], 100).unwrap();
+
+    let before = files.map(|ino| getattr(&world.twin, ino));
+    let sum = crc64(b"word");
+    let moves = (0..4).map(|at| Move { ino: files[at], offset: 0, length: 4, block: block(1), at: 8, sum });
+    let (told, kept) = moved(&mut world, moves.collect());
+    assert_eq!((told.len(), kept), (3, files[1..3].to_vec()));
+    let data_of = |ino| extents(&world.twin, ino, 0, 4).unwrap().extents;
+    let in_block = ExtentData::Block { block: block(1), offset: 8 };
+    assert_eq!(data_of(files[0]), [Extent { offset: 0, length: 4, data: in_block }]);
+    assert!(
+        files[1..3].iter().flat_map(|ino| data_of(*ino)).all(|e| matches!(e.data, ExtentData::Inline(_)))
+    );
+    for (ino, before) in files.into_iter().zip(before).take(3) {
+        let after = world.attr(ino);
+        let before = before.unwrap();
+        let same = Attr { data_version: before.data_version, ..after };
+        assert_eq!(same, before, "neither times nor size nor anything else");
+        assert_eq!(after.data_version > before.data_version, ino == files[0]);
+    }
+    // What lies in a block already does not move again.
+    let again = Move { ino: files[0], offset: 0, length: 4, block: block(1), at: 8, sum };
+    assert_eq!(moved(&mut world, vec![again]).1, [files[0]]);
+}
+
+#[test]
+fn a_block_of_which_nothing_was_moved_is_deleted() {
+    let mut world = World::new();
+    let ino = world.file(ROOT, "a");
+    let moving = Move { ino, offset: 0, length: 4, block: block(1), at: 0, sum: crc64(b"word") };
+    assert_eq!(moved(&mut world, vec![moving]).1, [ino]);
+    assert_eq!(world.twin.block(block(1)).unwrap(), None);
+    let outside = Move { length: 65, ..moving };
+    let commit = Commit { blocks: vec![(block(1), 64)], pieces: vec![], files: vec![] };
+    let op = OpBody::CommitAndMove { commit, moves: vec![outside] };
+    assert_eq!(world.apply(op), Err(FsError::Invalid));
 }
 
 /// Found by the model: space set aside took the bytes of the block it was "moved" to.

@@ -1,14 +1,15 @@
 //! Content against a plain vector of bytes: commits, appends, truncation, all modes of `fallocate`,
-//! clones and relocations, on two files that share blocks.
+//! clones, relocations and moves, on two files that share blocks.
 
 use super::super::op::{
-    Commit, Extent, ExtentData, FallocateMode, FileCommit, OpBody, OpReply, OpResult, Piece,
+    Commit, Extent, ExtentData, FallocateMode, FileCommit, Move, OpBody, OpReply, OpResult, Piece,
 };
 use super::super::{extents, reap};
 use super::{ROOT, World};
 use crate::attr::SetAttr;
 use crate::error::FsError;
 use crate::ids::{BlockRef, Ino, VolumeId};
+use crate::wire::checksum::crc64;
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -184,6 +185,8 @@ enum Step {
     Fallocate(usize, FallocateMode, usize, usize),
     Clone(usize, usize, usize, usize, usize),
     Relocate(usize, usize, usize, bool),
+    /// (file, offset, length), and whether the bytes are others.
+    Move(usize, usize, usize, bool),
 }
 
 const LIMIT: usize = 6 * 4096;
@@ -223,7 +226,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(a, b, c, d)| Step::Fallocate(a, b, c, d)),
         3 => (file.clone(), at.clone(), file.clone(), at.clone(), length.clone())
             .prop_map(|(a, b, c, d, e)| Step::Clone(a, b, c, d, e)),
-        1 => (file, at, length, any::<bool>()).prop_map(|(a, b, c, d)| Step::Relocate(a, b, c, d)),
+        1 => (file.clone(), at.clone(), length.clone(), any::<bool>())
+            .prop_map(|(a, b, c, d)| Step::Relocate(a, b, c, d)),
+        2 => (file, at, length, any::<bool>()).prop_map(|(a, b, c, d)| Step::Move(a, b, c, d)),
     ];
     prop::collection::vec(step, 1..25)
 }
@@ -334,6 +339,36 @@ impl Disk {
         Ok(OpReply::Done)
     }
 
+    /// Moves the inline bytes at the beginning of the range, or tries with bytes that are not there.
+    fn moves(&mut self, file: usize, at: usize, length: usize, wrong: bool) -> OpResult {
+        let ino = self.files[file];
+        let (start, end) = (at as u64, (at + length) as u64);
+        let mut run: Option<(u64, Vec<u8>)> = None;
+        for extent in extents(&self.world.twin, ino, start, end).unwrap().extents {
+            let part = extent.within(start..end).unwrap();
+            match (&part.data, &mut run) {
+                (ExtentData::Inline(bytes), None) => run = Some((part.offset, bytes.to_vec())),
+                (ExtentData::Inline(bytes), Some((from, all))) if *from + all.len() as u64 == part.offset => {
+                    all.extend_from_slice(bytes);
+                }
+                _ => break,
+            }
+        }
+        let Some((offset, mut bytes)) = run else { return Ok(OpReply::Done) };
+        let (block, _) = self.block(bytes.len());
+        self.blocks.insert(block, bytes.clone());
+        if wrong {
+            bytes[0] ^= 1;
+        }
+        let length = bytes.len();
+        let moving = Move { ino, offset, length: length as u64, block, at: 0, sum: crc64(&bytes) };
+        let commit = Commit { blocks: vec![(block, length as u32)], pieces: vec![], files: vec![] };
+        let result = self.world.apply(OpBody::CommitAndMove { commit, moves: vec![moving] });
+        let Ok(OpReply::Moved { kept, .. }) = &result else { panic!("{result:?}") };
+        assert_eq!(!kept.is_empty(), wrong);
+        result
+    }
+
     fn step(&mut self, step: &Step) -> OpResult {
         match step {
             Step::Commit(pieces) => self.commit(pieces),
@@ -349,6 +384,7 @@ impl Disk {
                 self.clone_range((*from, *at), (*to, *to_at), *length)
             }
             Step::Relocate(file, at, length, wrong) => self.relocate(*file, *at, *length, *wrong),
+            Step::Move(file, at, length, wrong) => self.moves(*file, *at, *length, *wrong),
         }
     }
 

@@ -106,7 +106,8 @@ pub(super) fn grows(body: &OpBody) -> bool {
         | OpBody::Append { .. }
         | OpBody::Fallocate { .. }
         | OpBody::CloneRange { .. }
-        | OpBody::Relocate { .. } => true,
+        | OpBody::Relocate { .. }
+        | OpBody::CommitAndMove { .. } => true,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::meta::recall::WaitId;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, SessionId};
 use cairn_common::limits::{BATCH_OPS_MAX, COMMIT_PIECES_MAX};
-use cairn_common::namespace::op::{LockType, Op, OpBody, OpReply, OpResult};
+use cairn_common::namespace::op::{Commit, LockType, Op, OpBody, OpReply, OpResult};
 use cairn_common::proto::meta::{Batch, BatchReply, CloseItem};
 
 /// Applies a batch and does all that other mounts need done before it is answered.
@@ -47,12 +47,14 @@ fn check(batch: &Batch) -> FsResult<()> {
     if batch.ops.len() > BATCH_OPS_MAX || batch.first.0 == 0 {
         return Err(FsError::Invalid);
     }
+    let commit_too_long = |commit: &Commit| {
+        commit.pieces.len() > COMMIT_PIECES_MAX
+            || commit.files.len() > COMMIT_PIECES_MAX
+            || commit.blocks.len() > COMMIT_PIECES_MAX
+    };
     let too_long = |op: &Op| match &op.body {
-        OpBody::Commit(commit) => {
-            commit.pieces.len() > COMMIT_PIECES_MAX
-                || commit.files.len() > COMMIT_PIECES_MAX
-                || commit.blocks.len() > COMMIT_PIECES_MAX
-        }
+        OpBody::Commit(commit) => commit_too_long(commit),
+        OpBody::CommitAndMove { commit, moves } => commit_too_long(commit) || moves.len() > COMMIT_PIECES_MAX,
         _ => false,
     };
     if batch.ops.iter().any(too_long) { Err(FsError::TooBig) } else { Ok(()) }
@@ -117,7 +119,8 @@ impl Plan {
                 }
             }
             OpBody::SetXattr { ino, .. } | OpBody::RemoveXattr { ino, .. } => self.targets.push(*ino),
-            OpBody::Commit(commit) => {
+            // What only moves is the same for everybody.
+            OpBody::Commit(commit) | OpBody::CommitAndMove { commit, .. } => {
                 self.targets.extend(commit.files.iter().map(|file| file.ino));
                 self.content.extend(commit.files.iter().map(|file| file.ino));
             }

@@ -75,18 +75,34 @@ pub fn scan_extents(
     if start >= end {
         return Ok(());
     }
-    let decode = |key: &[u8], value: &[u8]| values::decode_extent(keys::second_of(fixed(key)?), value);
     let first = keys::pair(ino.0, start);
     // The extent that begins before the range may reach into it.
     let lowest = keys::pair(ino.0, 0);
-    if let Some(extent) = view.last(Table::Extent, up_to(&lowest, &first), decode)?
+    if let Some(extent) = view.last(Table::Extent, up_to(&lowest, &first), extent)?
         && extent.offset.saturating_add(extent.length) > start
         && !visit(extent)
     {
         return Ok(());
     }
-    let last = keys::pair(ino.0, end);
-    view.scan(Table::Extent, up_to(&first, &last), &mut |key, value| Ok(visit(decode(key, value)?)))
+    scan_extents_beginning(view, ino, start, end, visit)
+}
+
+pub fn scan_extents_beginning(
+    view: &View,
+    ino: Ino,
+    start: u64,
+    end: u64,
+    visit: &mut dyn FnMut(Extent) -> bool,
+) -> FsResult<()> {
+    let (first, last) = (keys::pair(ino.0, start), keys::pair(ino.0, end));
+    if start >= end {
+        return Ok(());
+    }
+    view.scan(Table::Extent, up_to(&first, &last), &mut |key, value| Ok(visit(extent(key, value)?)))
+}
+
+fn extent(key: &[u8], value: &[u8]) -> FsResult<Extent> {
+    values::decode_extent(keys::second_of(fixed(key)?), value)
 }
 
 pub fn xattr(view: &View, ino: Ino, name: &[u8]) -> FsResult<Option<Bytes>> {

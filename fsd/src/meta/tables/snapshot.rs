@@ -101,6 +101,16 @@ impl Read for Snapshot {
         rows::scan_extents(&self.view, ino, start, end, visit)
     }
 
+    fn scan_extents_beginning(
+        &self,
+        ino: Ino,
+        start: u64,
+        end: u64,
+        visit: &mut dyn FnMut(Extent) -> bool,
+    ) -> FsResult<()> {
+        rows::scan_extents_beginning(&self.view, ino, start, end, visit)
+    }
+
     fn xattr(&self, ino: Ino, name: &[u8]) -> FsResult<Option<Bytes>> {
         rows::xattr(&self.view, ino, name)
     }
