@@ -344,6 +344,25 @@ fn a_block_of_which_nothing_was_moved_is_deleted() {
     assert_eq!(world.apply(op), Err(FsError::Invalid));
 }
 
+/// More than are looked at in one go, with one that reaches into the hole from either side.
+#[test]
+fn a_hole_in_very_many_extents() {
+    let mut world = World::new();
+    let ino = world.file(ROOT, "a");
+    for round in 0..4_u64 {
+        let pieces = (0..1000).map(|n| piece(ino, (round * 1000 + n) * 10, 8, block(1), (n * 9) as u32));
+        world.apply(commit(vec![(block(1), 9000)], pieces.collect())).unwrap();
+    }
+    let (mode, offset) = (FallocateMode::PunchHole, 1004);
+    world.apply(OpBody::Fallocate { ino, mode, offset, length: 37_000 }).unwrap();
+    let left = extents(&world.twin, ino, 0, u64::MAX).unwrap().extents;
+    let held: u64 = left.iter().map(|extent| extent.length).sum();
+    assert_eq!((left.len(), held, world.attr(ino).allocated), (101 + 200, 100 * 8 + 4 + 4 + 199 * 8, held));
+    assert!(left.iter().all(|extent| extent.end() <= 1004 || extent.offset >= 38_004));
+    world.set(ino, SetAttr { size: Some(0), ..SetAttr::default() }).unwrap();
+    assert_eq!(world.attr(ino).allocated, 0);
+}
+
 /// Found by the model: space set aside took the bytes of the block it was "moved" to.
 #[test]
 fn space_set_aside_has_no_bytes_to_relocate() {

@@ -9,6 +9,7 @@ use cairn_common::ids::LogIndex;
 use futures::executor::block_on;
 use futures::future::{Either, select};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,7 +20,9 @@ use tokio::task::unconstrained;
 pub fn start(shared: Arc<Shared>, after: Duration) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("meta-checkpoint".into()).spawn(move || {
         while shared.wait_for_checkpoint(after) {
-            shared.checkpoint();
+            // Its panic has failed the machine, which says so.
+            drop(catch_unwind(AssertUnwindSafe(|| shared.checkpoint())));
+            shared.go_on();
         }
     })
 }
@@ -53,8 +56,9 @@ impl Shared {
 
     /// Makes a checkpoint of what is applied now, unless the machine has failed.
     pub fn checkpoint(self: &Arc<Shared>) {
-        let _panicked = FailOnPanic(self);
         let store = self.store.lock();
+        // The failure is known before another can have the store.
+        let _panicked = FailOnPanic(self);
         let Some(store) = store.as_ref() else { return };
         let frozen = self.freeze(&mut self.core.lock());
         // Who submitted while we held the core relies on us, also if the machine has just failed.
@@ -63,26 +67,37 @@ impl Shared {
         if let Some(base) = self.write(store, &frozen) {
             self.thaw(&mut self.core.lock(), base, frozen.state.applied);
         }
-        self.drain();
+        self.go_on();
         self.forget_log();
+    }
+
+    /// Commands that waited for a checkpoint go on: it is finished, or the machine has failed.
+    fn go_on(self: &Arc<Shared>) {
+        // Who has the core may have looked before; whoever gets it after us sees what is now.
+        drop(self.core.lock());
+        self.drain();
     }
 
     /// The last checkpoint: after it nothing is applied any more. False if it could not be made; then
     /// the tables stay as at the one before.
     pub fn close(&self) -> bool {
-        let store = self.store.lock().take();
-        let mut core = self.core.lock();
-        let made = match (&store, self.freeze(&mut core)) {
-            (Some(store), Some(frozen)) => self.write(store, &frozen).map(|_base| frozen.state.applied),
-            _ => None,
+        let Some(store) = self.store.lock().take() else {
+            return self.failure.borrow().is_none();
         };
+        let mut core = self.core.lock();
+        let last = catch_unwind(AssertUnwindSafe(|| {
+            let _panicked = FailOnPanic(self);
+            let frozen = self.freeze(&mut core)?;
+            self.write(&store, &frozen).map(|_base| frozen.state.applied)
+        }));
+        let made = last.ok().flatten();
         core.view = None;
         self.published.write().view = None;
         core.abandon();
         drop(core);
         self.log.close();
         // Dropped unless closed: then the file stays at its last checkpoint.
-        if let (Some(applied), Some(store)) = (made, store) {
+        if let Some(applied) = made {
             store.close();
             self.published.write().checkpoint = applied;
             self.forget_log();
@@ -103,7 +118,8 @@ impl Shared {
         let rows = core.view.as_mut()?.freeze();
         self.published.write().view = core.shown();
         let mut checkpoints = self.checkpoints.lock();
-        *checkpoints = CheckpointState { stop: checkpoints.stop, ..CheckpointState::default() };
+        *checkpoints =
+            CheckpointState { stop: checkpoints.stop, running: true, ..CheckpointState::default() };
         Some(Frozen { state: core.state, rows })
     }
 
@@ -126,6 +142,7 @@ impl Shared {
     fn thaw(&self, core: &mut Core, base: Arc<Base>, applied: LogIndex) {
         let Some(view) = core.view.as_mut() else { return };
         view.thaw(base);
+        self.checkpoints.lock().running = false;
         let mut published = self.published.write();
         published.view = core.shown();
         published.checkpoint = applied;

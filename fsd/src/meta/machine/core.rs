@@ -25,7 +25,7 @@ const GROUP_BYTES: usize = 4 << 20;
 const GROUPS_PER_TURN: usize = 8;
 /// How many bytes of log may pass between two looks at the free space.
 const SPACE_CHECK_BYTES: u64 = 1 << 20;
-/// How many times `checkpoint_bytes` the rows that wait for the next checkpoint may take while one runs.
+/// How many times `checkpoint_bytes` the rows that wait for the next checkpoint, and their log, may take while one runs.
 /// Beyond, commands wait until it is finished.
 const ACTIVE_MAX: u64 = 4;
 
@@ -99,6 +99,8 @@ pub struct CheckpointState {
     pub bytes: u64,
     /// First change since the last checkpoint began.
     pub changed_since: Option<Instant>,
+    /// One has begun and is not finished.
+    pub running: bool,
     pub stop: bool,
 }
 
@@ -171,11 +173,15 @@ impl Shared {
         self.runtime.spawn(async move { shared.drain() });
     }
 
-    /// Memory is bounded: who changes rows faster than checkpoints store them waits for one.
+    /// Memory and log are bounded: who changes rows faster than checkpoints store them waits for one.
     fn must_wait(&self, core: &Core) -> bool {
-        let view = core.view.as_ref().filter(|view| view.is_frozen());
-        view.is_some_and(|view| view.active_bytes() as u64 >= ACTIVE_MAX * self.checkpoint_bytes)
-            && self.failure.borrow().is_none()
+        let most = ACTIVE_MAX * self.checkpoint_bytes;
+        let rows = core.view.as_ref().map_or(0, View::active_bytes) as u64;
+        let full = {
+            let checkpoints = self.checkpoints.lock();
+            checkpoints.running && rows.max(checkpoints.bytes) >= most
+        };
+        full && self.failure.borrow().is_none()
     }
 
     /// The log has decided entries that were proposed before.

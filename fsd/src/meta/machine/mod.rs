@@ -342,7 +342,7 @@ impl Inner {
         self.shared.checkpoints.lock().stop = true;
         self.shared.checkpoint_wanted.notify_all();
         if let Some(thread) = self.owned.lock().thread.take() {
-            // Its panic has failed the machine, which says so.
+            // It ends by itself, whatever happened in it.
             drop(thread.join());
         }
     }

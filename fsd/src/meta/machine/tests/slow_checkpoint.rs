@@ -37,6 +37,15 @@ impl Slow {
         Command::Batch { session: self.session, first, ops: vec![op], full: false }
     }
 
+    fn touch_root(&mut self) -> Command {
+        let set = SetAttr { perm: Some(0o755), ..SetAttr::default() };
+        let body = OpBody::SetAttr { ino: Ino::ROOT, set };
+        let op = Op { time: time(2), caller: Caller::default(), body };
+        let first = Seq(self.next);
+        self.next += 1;
+        Command::Batch { session: self.session, first, ops: vec![op], full: false }
+    }
+
     async fn make_file(&mut self) {
         let command = self.make_next();
         self.machine.submit(command).await.unwrap();
@@ -110,4 +119,32 @@ async fn who_fills_the_memory_waits_for_the_checkpoint() {
     waiting.await.unwrap().unwrap();
     assert_eq!(files(&slow.machine), answered + 1);
     slow.machine.shutdown().await.unwrap();
+}
+
+/// Found by review: one row that changes again and again takes no memory, but log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_fills_the_log_waits_for_the_checkpoint() {
+    let checkpoint_bytes = 32 << 10;
+    let mut slow = Slow::start(checkpoint_bytes).await;
+    slow.disk.hold_syncs(TABLES);
+    slow.make_file().await;
+    let thread = slow.begin_checkpoint();
+    let (mut answered, before) = (0_u64, slow.machine.progress().applied);
+    let waiting = loop {
+        let command = slow.touch_root();
+        let bytes = command.encode().unwrap().len() as u64;
+        let machine = slow.machine.clone();
+        let mut call = tokio::spawn(async move { machine.submit(command).await });
+        match tokio::time::timeout(Duration::from_secs(2), &mut call).await {
+            Ok(done) => done.unwrap().map(|_| answered += 1).unwrap(),
+            Err(_waits) => break call,
+        }
+        assert!(answered * bytes < 16 * checkpoint_bytes, "the log is not bounded");
+    };
+    assert_eq!(slow.machine.progress().applied.0, before.0 + answered);
+    slow.disk.release_syncs();
+    waiting.await.unwrap().unwrap();
+    thread.join().unwrap();
+    slow.machine.shutdown().await.unwrap();
+    slow.machine.shutdown().await.expect("it is closed in good order already");
 }
