@@ -5,6 +5,7 @@ mod demo;
 mod fsck;
 mod status;
 mod view;
+mod volume;
 
 use cairn_common::error::one_line;
 use clap::{Parser, Subcommand};
@@ -26,6 +27,9 @@ enum Command {
     Status(status::Args),
     /// Check metadata and data of a running Cairn against each other
     Fsck(fsck::Args),
+    /// Look into the file of one volume, without its daemon
+    #[command(subcommand)]
+    Volume(volume::Args),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +37,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Status(args) => status::run(&args),
         Command::Fsck(args) => Ok(fsck::run(&args)),
+        Command::Volume(args) => volume::run(&args),
     };
     match result {
         Ok(code) => code,

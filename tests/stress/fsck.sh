@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # cairn fsck finds nothing where nothing is wrong, names what is: a damaged, a missing, a leaked block; and repairs the last.
+# cairn volume says the same of a volume's file, without any daemon.
 # Usage: fsck.sh     makes a cluster of its own
 set -euo pipefail
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -86,6 +87,31 @@ for round in 1 2 3 4 5; do fsck 0 "a tree that changes, $round"; done
 wait "$churn" || fail "the load failed"
 rm -f "$MNT_A"/churn*
 
+# ---- a bare volume -------------------------------------------------------------------------------------------------
+# volume CODE WHAT ARGUMENT...: what it prints is in $WORK_DIR/volume.txt.
+volume() {
+    local expected=$1 what=$2 code=0
+    shift 2
+    "$(bin cairn)" volume "$@" >"$WORK_DIR/volume.txt" 2>"$WORK_DIR/volume.err" || code=$?
+    [ "$code" = "$expected" ] && ok "$what: exit code $code" || fail "$what: exit code $code: $(cat "$WORK_DIR/volume.err")"
+}
+marked=$(volume_with CANARY-CANARY)
+volume 0 "show a volume" show "$marked"
+grep -q '^state     open' "$WORK_DIR/volume.txt" && grep -q '^blocks .* hold' "$WORK_DIR/volume.txt" || fail "$(cat "$WORK_DIR/volume.txt")"
+volume 0 "list a volume" list "$marked" --verify --json
+jq -se 'length > 0 and all(.state == "whole" or .state == "deleted")' "$WORK_DIR/volume.txt" >/dev/null || fail "$(cat "$WORK_DIR/volume.txt")"
+inode=$(stat -c %i "$MNT_A/dir/marked") found=
+for block in $(jq 'select(.state == "whole").block' "$WORK_DIR/volume.txt"); do
+    volume 0 "summary of block $block" dump "$marked" "$block" --summary
+    read -r at length < <(sed -n "s/^byte \([0-9]*\): \([0-9]*\) bytes for inode $inode at 0$/\1 \2/p" "$WORK_DIR/volume.txt") || continue
+    volume 0 "content of block $block" dump "$marked" "$block"
+    cmp <(tail -c +$((at + 1)) "$WORK_DIR/volume.txt" | head -c "$length") <(head -c "$length" "$MNT_A/dir/marked") && found=$block
+done
+[ -n "$found" ] && ok "a file's bytes are found by the summary of block $found" || fail "the file is in no block"
+volume 1 "no volume" show /etc/hostname
+volume 1 "no such block" dump "$marked" 4000000
+[ "$(wc -l <"$WORK_DIR/volume.err") $(wc -c <"$WORK_DIR/volume.txt")" = "1 0" ] || fail "more than a line: $(cat "$WORK_DIR/volume.err")"
+
 # ---- damage --------------------------------------------------------------------------------------------------------
 volume=$(volume_with CANARY-CANARY)
 restart_data swap "$volume" CANARY-CANARY CANARY-CANCRY
@@ -95,6 +121,10 @@ holds '.problems[0].files | index("/dir/marked") != null and index("/second name
 fsck 0 "damage inside of blocks is not looked for" --quick
 "$(bin cairn)" fsck --meta "$META_ADDR" >"$WORK_DIR/fsck.txt" || true
 grep -q '^PROBLEM .*damaged' "$WORK_DIR/fsck.txt" && grep -q 'in /dir/marked$' "$WORK_DIR/fsck.txt" || fail "text: $(cat "$WORK_DIR/fsck.txt")"
+volume 4 "a damaged block in a bare volume" list "$volume" --verify
+[ "$(grep -c DAMAGED "$WORK_DIR/volume.txt")" = 1 ] && grep -q "^ *$found .*DAMAGED$" "$WORK_DIR/volume.txt" || fail "$(cat "$WORK_DIR/volume.txt")"
+volume 1 "its bytes are not given out" dump "$volume" "$found"
+[ "$(wc -c <"$WORK_DIR/volume.txt")" = 0 ] || fail "damaged bytes were written"
 restart_data swap "$volume" CANARY-CANCRY CANARY-CANARY
 fsck 0 "the damage undone"
 

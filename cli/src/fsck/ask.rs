@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// One page, or one block.
 const PAGE_LIMIT: Duration = Duration::from_secs(30);
-/// Reading a whole tree: ten million inodes take about a minute.
+/// Reading a whole tree.
 const TREE_LIMIT: Duration = Duration::from_secs(1800);
 
 /// The metadata daemon.
@@ -78,10 +78,17 @@ impl Meta {
         Ok(fates)
     }
 
-    /// Mounts that may still commit what they wrote.
-    pub async fn sessions(&self) -> Result<BTreeSet<SessionId>> {
-        let status = self.status().await.context("ask the metadata daemon for its sessions")?;
-        Ok(status.sessions.iter().map(|session| session.session).collect())
+    /// Those of the sessions that can commit nothing any more.
+    pub async fn ended(&self, sessions: BTreeSet<SessionId>) -> Result<BTreeSet<SessionId>> {
+        let mut ended = BTreeSet::new();
+        for page in Vec::from_iter(sessions).chunks(BLOCKS_PER_REPLY) {
+            let asked = page.to_vec();
+            let answer = self
+                .link
+                .call(PAGE_LIMIT, |client, context| async move { client.ended(context, asked).await });
+            ended.extend(answer.await.context("ask the metadata daemon which sessions have ended")?);
+        }
+        Ok(ended)
     }
 
     pub async fn users(&self, blocks: Vec<BlockRef>) -> Result<UserReport> {

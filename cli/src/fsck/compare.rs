@@ -51,11 +51,10 @@ pub fn confirmed(faults: Vec<(BlockRef, Fault)>, fates: &[BlockFate]) -> Vec<(Bl
     faults.into_iter().zip(fates).filter(used).map(|(fault, _)| fault).collect()
 }
 
-/// Unused blocks that nobody can use any more. `sessions` are those that lived after the volume was listed, and `fates`
-/// are asked after that: whoever wrote such a block has ended without committing it.
-pub fn leaked(unused: Vec<BlockStat>, sessions: &BTreeSet<SessionId>, fates: &[BlockFate]) -> Vec<BlockStat> {
+/// Unused blocks that nobody can use any more: whoever wrote one of them had ended for good before its fate was asked for.
+pub fn leaked(unused: Vec<BlockStat>, ended: &BTreeSet<SessionId>, fates: &[BlockFate]) -> Vec<BlockStat> {
     let lost = |(stat, fate): &(BlockStat, &BlockFate)| {
-        matches!(fate, BlockFate::Unknown) && !sessions.contains(&stat.session)
+        matches!(fate, BlockFate::Unknown) && ended.contains(&stat.session)
     };
     unused.into_iter().zip(fates).filter(lost).map(|(stat, _)| stat).collect()
 }
@@ -114,6 +113,6 @@ mod tests {
         let unused = vec![stat(1, 1), stat(2, 1), stat(3, 1), stat(4, 2)];
         let usage = BlockUse { length: 100, live: 100 };
         let fates = [BlockFate::Unknown, BlockFate::Dying, BlockFate::Used(usage), BlockFate::Unknown];
-        assert_eq!(leaked(unused, &BTreeSet::from([SessionId(2)]), &fates), [stat(1, 1)]);
+        assert_eq!(leaked(unused, &BTreeSet::from([SessionId(1)]), &fates), [stat(1, 1)]);
     }
 }

@@ -1,8 +1,8 @@
 //! `cairn fsck`: compares the metadata with itself, then with what the data daemons have, while all runs.
 //!
 //! Order matters, as everything goes on changing. A block that seems to be missing is a problem only if the metadata
-//! still has it afterwards. A block that no file uses is leaked only if the session that wrote it was gone after the block
-//! was seen, and the metadata does not know it even then: nobody can commit it any more.
+//! still has it afterwards. A block that no file uses is leaked only if the session that wrote it had ended for good
+//! before the metadata was asked about it and did not know it: nobody can commit it any more.
 
 mod ask;
 mod compare;
@@ -205,10 +205,10 @@ impl Check<'_> {
         if unused.is_empty() {
             return Ok(());
         }
-        let sessions = self.meta.sessions().await?;
+        let ended = self.meta.ended(unused.iter().map(|stat| stat.session).collect()).await?;
         let blocks: Vec<BlockRef> = unused.iter().map(|stat| stat.block).collect();
         let fates = self.meta.fates(&blocks).await?;
-        let leaked = compare::leaked(unused, &sessions, &fates);
+        let leaked = compare::leaked(unused, &ended, &fates);
         let Leaked { blocks, bytes, deleted } = &mut self.report.leaked;
         *blocks += leaked.len() as u64;
         *bytes += leaked.iter().map(|stat| u64::from(stat.length)).sum::<u64>();

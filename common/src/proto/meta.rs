@@ -359,6 +359,9 @@ pub trait MetaService {
     async fn blocks(after: BlockRef) -> FsResult<Vec<(BlockRef, BlockUse)>>;
     /// What has become of blocks, one answer for each; at most [`BLOCKS_PER_REPLY`].
     async fn fates(blocks: Vec<BlockRef>) -> FsResult<Vec<BlockFate>>;
+    /// Those of the sessions that have ended for good: nothing of them is applied any more, also after a loss of power. At
+    /// most [`BLOCKS_PER_REPLY`].
+    async fn ended(sessions: Vec<SessionId>) -> FsResult<Vec<SessionId>>;
     /// Which files use these blocks. Reads the whole tree.
     async fn users(blocks: Vec<BlockRef>) -> FsResult<UserReport>;
 }

@@ -1,7 +1,8 @@
 //! Dead blocks: which may be deleted on a data daemon's disk.
 
 use super::machine::Machine;
-use cairn_common::error::FsResult;
+use super::tables::Snapshot;
+use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, NodeId};
 
 /// Most blocks in one reply.
@@ -12,21 +13,26 @@ pub const DELETE_PAGE: usize = 4096;
 /// Only what is dead for good: if power went now and the end of the log with it, a file could have
 /// one of these blocks again. So the log is made durable up to what was read, first.
 pub async fn dead_blocks(machine: &Machine, node: NodeId) -> FsResult<Vec<BlockRef>> {
-    let blocks = machine.read(|snapshot| {
-        if snapshot.is_delete_queue_empty()? {
-            return Ok(Vec::new());
-        }
-        let mut blocks = Vec::new();
-        for (volume, _) in snapshot.volumes()?.iter().filter(|(_, on)| *on == node) {
-            blocks.extend(snapshot.delete_queue(*volume, DELETE_PAGE - blocks.len())?);
-            if blocks.len() >= DELETE_PAGE {
-                break;
-            }
-        }
-        Ok(blocks)
-    })?;
+    // Rows that were removed since the last checkpoint are walked over: not on a thread that others wait for.
+    let reader = machine.clone();
+    let read = move || reader.read(|snapshot| next_blocks(snapshot, node));
+    let blocks = tokio::task::spawn_blocking(read).await.map_err(|_panicked| FsError::Io)??;
     if !blocks.is_empty() {
         machine.sync(machine.progress().applied).await?;
+    }
+    Ok(blocks)
+}
+
+fn next_blocks(snapshot: &Snapshot, node: NodeId) -> FsResult<Vec<BlockRef>> {
+    if snapshot.is_delete_queue_empty()? {
+        return Ok(Vec::new());
+    }
+    let mut blocks = Vec::new();
+    for (volume, _) in snapshot.volumes()?.iter().filter(|(_, on)| *on == node) {
+        blocks.extend(snapshot.delete_queue(*volume, DELETE_PAGE - blocks.len())?);
+        if blocks.len() >= DELETE_PAGE {
+            break;
+        }
     }
     Ok(blocks)
 }

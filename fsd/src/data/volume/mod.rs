@@ -2,6 +2,7 @@
 //!
 //! A block exists, for everyone who asks, from the moment its record and all before it are durable.
 
+pub mod bare;
 pub mod format;
 pub mod index;
 pub mod recover;
@@ -95,16 +96,19 @@ pub enum Condition {
     Unsealed,
 }
 
+/// How the name of a volume's file ends.
+const VOLUME_SUFFIX: &str = ".cv";
+
 /// Name of the volume's file.
 #[must_use]
 pub fn volume_name(id: VolumeId) -> String {
-    format!("vol-{:08x}.cv", id.0)
+    format!("vol-{:08x}{VOLUME_SUFFIX}", id.0)
 }
 
 /// The id in the name of a volume's file.
 #[must_use]
 pub fn parse_volume_name(name: &str) -> Option<VolumeId> {
-    let id = VolumeId(u32::from_str_radix(name.strip_prefix("vol-")?.strip_suffix(".cv")?, 16).ok()?);
+    let id = VolumeId(u32::from_str_radix(name.strip_prefix("vol-")?.strip_suffix(VOLUME_SUFFIX)?, 16).ok()?);
     (volume_name(id) == name).then_some(id)
 }
 
@@ -113,7 +117,12 @@ fn index_name(id: VolumeId) -> String {
 }
 
 fn tombstone_name(id: VolumeId) -> String {
-    format!("vol-{:08x}.cd", id.0)
+    tombstones_of(&format!("vol-{:08x}", id.0))
+}
+
+/// Name of the log of deletes beside the volume `stem.cv`.
+fn tombstones_of(stem: &str) -> String {
+    format!("{stem}.cd")
 }
 
 impl Volume {

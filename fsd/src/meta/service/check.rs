@@ -2,7 +2,7 @@
 
 use super::Meta;
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::BlockRef;
+use cairn_common::ids::{BlockRef, SessionId};
 use cairn_common::namespace::check;
 use cairn_common::namespace::tables::{BlockUse, Read};
 use cairn_common::namespace::users::{self, BlockUser};
@@ -41,6 +41,15 @@ pub fn fates(meta: &Meta, blocks: &[BlockRef]) -> FsResult<Vec<BlockFate>> {
     })
 }
 
+/// Those of the sessions that have ended for good.
+pub async fn ended(meta: &Meta, mut sessions: Vec<SessionId>) -> FsResult<Vec<SessionId>> {
+    bounded(&sessions)?;
+    sessions.retain(|session| meta.machine.session(*session).is_none());
+    // If power went now and the end of the log with it, one of them could come back.
+    meta.machine.sync(meta.machine.progress().applied).await?;
+    Ok(sessions)
+}
+
 /// Which files use the blocks.
 pub async fn users(meta: Arc<Meta>, blocks: Vec<BlockRef>) -> FsResult<UserReport> {
     bounded(&blocks)?;
@@ -59,8 +68,8 @@ pub async fn users(meta: Arc<Meta>, blocks: Vec<BlockRef>) -> FsResult<UserRepor
     Ok(UserReport { users: all.into_iter().take(fitting).collect(), complete })
 }
 
-fn bounded(blocks: &[BlockRef]) -> FsResult<()> {
-    if blocks.len() > BLOCKS_PER_REPLY { Err(FsError::TooBig) } else { Ok(()) }
+fn bounded<T>(asked: &[T]) -> FsResult<()> {
+    if asked.len() > BLOCKS_PER_REPLY { Err(FsError::TooBig) } else { Ok(()) }
 }
 
 /// Takes long, and memory for all that it looks at: one at a time, and on a thread of its own.

@@ -238,7 +238,9 @@ impl MetaService for Service {
     }
 
     async fn status(self, _: Context) -> FsResult<MetaStatus> {
-        status::status(&self.meta)
+        // It counts rows: not on a thread that others wait for.
+        let status = tokio::task::spawn_blocking(move || status::status(&self.meta));
+        status.await.map_err(|_panicked| FsError::Io)?
     }
 
     async fn check(self, _: Context) -> FsResult<TreeReport> {
@@ -251,6 +253,10 @@ impl MetaService for Service {
 
     async fn fates(self, _: Context, blocks: Vec<BlockRef>) -> FsResult<Vec<BlockFate>> {
         check::fates(&self.meta, &blocks)
+    }
+
+    async fn ended(self, _: Context, sessions: Vec<SessionId>) -> FsResult<Vec<SessionId>> {
+        check::ended(&self.meta, sessions).await
     }
 
     async fn users(self, _: Context, blocks: Vec<BlockRef>) -> FsResult<UserReport> {
