@@ -69,24 +69,6 @@ holds '.data[0].verified > 25000000' "all data was read"
 fsck 0 "a full tree, without its data" --quick
 holds '.data[0].verified == 0' "no data was read"
 
-# Everything changes while it is checked.
-python3 - "$MNT_A" <<'PYTHON' &
-import os, sys, time
-end, n = time.monotonic() + 8, 0
-while time.monotonic() < end:
-    path = f"{sys.argv[1]}/churn{n % 7}"
-    with open(path, "wb") as f:
-        f.write(os.urandom(3 << 20))
-    if n % 3 == 0:
-        os.unlink(path)
-    n += 1
-PYTHON
-churn=$!
-LIB_PIDS+=("$churn")
-for round in 1 2 3 4 5; do fsck 0 "a tree that changes, $round"; done
-wait "$churn" || fail "the load failed"
-rm -f "$MNT_A"/churn*
-
 # ---- a bare volume -------------------------------------------------------------------------------------------------
 # volume CODE WHAT ARGUMENT...: what it prints is in $WORK_DIR/volume.txt.
 volume() {
@@ -111,6 +93,24 @@ done
 volume 1 "no volume" show /etc/hostname
 volume 1 "no such block" dump "$marked" 4000000
 [ "$(wc -l <"$WORK_DIR/volume.err") $(wc -c <"$WORK_DIR/volume.txt")" = "1 0" ] || fail "more than a line: $(cat "$WORK_DIR/volume.err")"
+
+# ---- everything changes while it is checked -------------------------------------------------------------------------
+python3 - "$MNT_A" <<'PYTHON' &
+import os, sys, time
+end, n = time.monotonic() + 8, 0
+while time.monotonic() < end:
+    path = f"{sys.argv[1]}/churn{n % 7}"
+    with open(path, "wb") as f:
+        f.write(os.urandom(3 << 20))
+    if n % 3 == 0:
+        os.unlink(path)
+    n += 1
+PYTHON
+churn=$!
+LIB_PIDS+=("$churn")
+for round in 1 2 3 4 5; do fsck 0 "a tree that changes, $round"; done
+wait "$churn" || fail "the load failed"
+rm -f "$MNT_A"/churn*
 
 # ---- damage --------------------------------------------------------------------------------------------------------
 volume=$(volume_with CANARY-CANARY)
