@@ -1,4 +1,4 @@
-//! `cairn`: what a person types. No logic of its own.
+//! `cairn`: what a person types.
 
 mod connect;
 mod demo;
