@@ -2,14 +2,13 @@
 //! review, in moves that were ordinary commits.
 
 use super::{Mount, small};
-use bytes::Bytes;
-use cairn_common::attr::{Caller, FileKind, SetAttr, SetTime, Timestamp};
+use cairn_common::attr::{Caller, SetAttr, SetTime, Timestamp};
 use cairn_common::error::FsError;
 use cairn_common::ids::{Ino, SessionId};
 use cairn_common::namespace;
 use cairn_common::namespace::op::{FallocateMode, Op, OpBody};
 use cairn_mountd::client::{EventSink, MetaClient};
-use cairn_mountd::fuse::ops::{CopyRange, Fh, FuseOps, Lookup, Make, WriteAt};
+use cairn_mountd::fuse::ops::{CopyRange, Fh, FuseOps, WriteAt};
 use cairn_mountd::vfs::VfsConfig;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -142,45 +141,6 @@ async fn a_collapsed_range_stays_though_a_move_began_while_it_waited() {
     race(&mount, ino, fh, call, |body| matches!(body, OpBody::Fallocate { .. })).await;
     mount.vfs.shutdown().await.unwrap();
     assert_eq!(mount.stored(ino)[126 * 4096], 7);
-}
-
-/// The kernel lets nobody in so early, unless the process that made it was killed.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_directory_is_used_before_its_mkdir_is_heard_of() {
-    let mut wrong = 0;
-    for seed in 0..60 {
-        let mount = Mount::new(seed, true, small());
-        mount.vfs.sole(1);
-        let call = Arc::clone(&mount.vfs);
-        let mk = Make {
-            parent: Ino::ROOT,
-            name: Bytes::from("d"),
-            kind: FileKind::Dir,
-            perm: 0o755,
-            umask: 0,
-            rdev: 0,
-        };
-        let mkdir = tokio::spawn(async move { call.make(Caller::default(), mk).await });
-        let dir = loop {
-            match Arc::clone(&mount.vfs).lookup(Caller::default(), Ino::ROOT, Bytes::from("d")).await {
-                Ok(Lookup::Found(entry)) => break entry.attr.ino,
-                _ => tokio::task::yield_now().await,
-            }
-        };
-        let mk = Make {
-            parent: dir,
-            name: Bytes::from("f"),
-            kind: FileKind::Fifo,
-            perm: 0o755,
-            umask: 0,
-            rdev: 0,
-        };
-        Arc::clone(&mount.vfs).make(Caller::default(), mk).await.unwrap();
-        mkdir.await.unwrap().unwrap();
-        wrong += u32::from(mount.vfs.try_lookup(&Caller::default(), dir, b"f").is_some());
-        mount.vfs.shutdown().await.unwrap();
-    }
-    assert_eq!(wrong, 0, "of 60");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

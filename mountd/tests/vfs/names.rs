@@ -214,3 +214,42 @@ async fn an_attribute_that_is_set_meanwhile_is_not_taken_for_absent() {
     assert!(!lacks(vfs, ino, CAPABILITY));
     vfs.shutdown().await.unwrap();
 }
+
+/// Found by review. The kernel lets nobody in so early, unless the process that made it was killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_directory_is_used_before_its_mkdir_is_heard_of() {
+    let mut wrong = 0;
+    for seed in 0..60 {
+        let mount = Mount::new(seed, true, small());
+        mount.vfs.sole(1);
+        let call = Arc::clone(&mount.vfs);
+        let mk = Make {
+            parent: Ino::ROOT,
+            name: Bytes::from("d"),
+            kind: FileKind::Dir,
+            perm: 0o755,
+            umask: 0,
+            rdev: 0,
+        };
+        let mkdir = tokio::spawn(async move { call.make(Caller::default(), mk).await });
+        let dir = loop {
+            match Arc::clone(&mount.vfs).lookup(Caller::default(), Ino::ROOT, Bytes::from("d")).await {
+                Ok(Lookup::Found(entry)) => break entry.attr.ino,
+                _ => tokio::task::yield_now().await,
+            }
+        };
+        let mk = Make {
+            parent: dir,
+            name: Bytes::from("f"),
+            kind: FileKind::Fifo,
+            perm: 0o755,
+            umask: 0,
+            rdev: 0,
+        };
+        Arc::clone(&mount.vfs).make(Caller::default(), mk).await.unwrap();
+        mkdir.await.unwrap().unwrap();
+        wrong += u32::from(mount.vfs.try_lookup(&Caller::default(), dir, b"f").is_some());
+        mount.vfs.shutdown().await.unwrap();
+    }
+    assert_eq!(wrong, 0, "of 60");
+}
