@@ -360,7 +360,6 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             Ok(OpReply::Moved { files, kept }) => (files.as_slice(), kept.as_slice()),
             _ => (&[][..], &[][..]),
         };
-        let kept: Vec<Ino> = kept.to_vec();
         let attrs: HashMap<Ino, Attr> = attrs.iter().map(|attr| (attr.ino, *attr)).collect();
         let clean = result.is_ok();
         let inodes: HashMap<Ino, Arc<Inode>> =

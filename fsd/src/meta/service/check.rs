@@ -77,9 +77,13 @@ async fn whole_tree<T: Send + 'static>(
     meta: Arc<Meta>,
     read: impl FnOnce(&Meta) -> FsResult<T> + Send + 'static,
 ) -> FsResult<T> {
-    let _alone = meta.whole_tree.lock().await;
-    let reader = meta.clone();
-    tokio::task::spawn_blocking(move || read(&reader)).await.map_err(|error| {
+    let alone = meta.whole_tree.clone().lock_owned().await;
+    // The thread has it, not this task: it reads on when its caller has gone away.
+    let reading = move || {
+        let _alone = alone;
+        read(&meta)
+    };
+    tokio::task::spawn_blocking(reading).await.map_err(|error| {
         tracing::error!("reading the whole tree failed: {error}");
         FsError::Io
     })?

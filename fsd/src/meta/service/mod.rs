@@ -47,7 +47,7 @@ pub(crate) struct Meta {
     pub(crate) cluster: Cluster,
     started: Instant,
     /// Held by who reads the whole tree.
-    whole_tree: tokio::sync::Mutex<()>,
+    whole_tree: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The metadata service of one process. Clones share it.
@@ -70,7 +70,7 @@ impl Service {
             machine,
             sessions: sessions.clone(),
             started: Instant::now(),
-            whole_tree: tokio::sync::Mutex::new(()),
+            whole_tree: Arc::default(),
         });
         if sessions.tell(|leases| leases.absent()) == 0 {
             sessions.scan_orphans();
