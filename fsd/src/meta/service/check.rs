@@ -44,7 +44,7 @@ pub fn fates(meta: &Meta, blocks: &[BlockRef]) -> FsResult<Vec<BlockFate>> {
 /// Those of the sessions that have ended for good.
 pub async fn ended(meta: &Meta, mut sessions: Vec<SessionId>) -> FsResult<Vec<SessionId>> {
     bounded(&sessions)?;
-    sessions.retain(|session| meta.machine.session(*session).is_none());
+    sessions.retain(|session| meta.machine.has_ended(*session));
     // If power went now and the end of the log with it, one of them could come back.
     meta.machine.sync(meta.machine.progress().applied).await?;
     Ok(sessions)

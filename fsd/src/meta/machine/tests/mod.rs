@@ -101,6 +101,18 @@ async fn a_killed_machine_replays_its_log() {
     assert_eq!(perm(&machine), 0o722);
 }
 
+/// What a session stored that tables from an old copy do not know of must not count as of nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_sessions_that_were_given_can_have_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Machine::open(dir.path(), small()).unwrap();
+    let session = open_session(&machine).await;
+    let never_given = SessionId(session.0 + 1);
+    assert!(!machine.has_ended(session) && !machine.has_ended(never_given));
+    machine.submit(Command::EndSession { session }).await.unwrap();
+    assert!(machine.has_ended(session) && !machine.has_ended(never_given));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_daemon_is_refused() {
     let dir = tempfile::tempdir().unwrap();
