@@ -4,6 +4,7 @@ use super::convert::{self, caller, errno, ino, name};
 use super::dispatch::Adapter;
 use super::flags;
 use super::interrupt::Delivery;
+use super::near;
 use super::ops::{CopyRange, Fh, FuseOps, Make, ReadAt, Seek, WriteAt};
 use super::reply::{Answer, DirBuffer, XattrAnswer};
 use super::task::Target;
@@ -244,6 +245,7 @@ impl<O: FuseOps> Filesystem for Adapter<O> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        near::moves(size as usize);
         let read = ReadAt { ino: ino(number), fh: Fh(fh.0), offset, size, flags: flags.0 };
         let now = |ops: &O| ops.try_read(&read);
         self.try_query(req, reply, now, |ops| ops.read(read));
@@ -261,6 +263,7 @@ impl<O: FuseOps> Filesystem for Adapter<O> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        near::moves(data.len());
         let write = WriteAt {
             ino: ino(number),
             fh: Fh(fh.0),

@@ -3,6 +3,7 @@
 use super::convert::{caller, ino};
 use super::gate::{ReplyGate, Stamp, Timed};
 use super::interrupt::Interrupts;
+use super::near;
 use super::ops::{Fh, FuseOps, Make, ReadDir};
 use super::reply::{Answer, DirAnswer, DirBuffer};
 use super::task::{self, Target, Task, Unwanted};
@@ -70,8 +71,12 @@ impl<O: FuseOps> Adapter<O> {
     {
         let begun = self.gate.stamp();
         match self.refused().or_else(|| now(&self.ops)) {
-            Some(result) => self.gate.send(begun, reply, result),
+            Some(result) => {
+                self.gate.send(begun, reply, result);
+                near::answered(req.pid());
+            }
             None => {
+                near::others_work();
                 let ops = Arc::clone(&self.ops);
                 let call = later(ops);
                 self.runtime.spawn(task::query(self.task(req, begun), call, reply));
@@ -104,8 +109,12 @@ impl<O: FuseOps> Adapter<O> {
     {
         let begun = self.gate.stamp();
         match self.refused().or_else(|| now(&self.ops)) {
-            Some(result) => self.gate.send(begun, reply, result),
+            Some(result) => {
+                self.gate.send(begun, reply, result);
+                near::answered(req.pid());
+            }
             None => {
+                near::others_work();
                 let ops = Arc::clone(&self.ops);
                 let call = later(Arc::clone(&ops));
                 self.runtime.spawn(task::change(self.task(req, begun), ops, call, reply, target));

@@ -10,6 +10,7 @@ mod flags;
 pub mod gate;
 pub mod interrupt;
 pub mod mount;
+mod near;
 pub mod notify;
 pub mod ops;
 mod reply;
