@@ -9,7 +9,8 @@
 //!
 //! So each FUSE thread looks now and then where its asker runs, and binds itself to that processor. Whatever can be done
 //! at the same time ends this at once: a second asker, a request that waits for tasks and servers, a large copy. It is
-//! no more than a hint that can't be given in another way, and everything works without.
+//! no more than a hint that can't be given in another way, and everything works without. (Threads begin bound like who begins
+//! them, so no FUSE thread may begin one while it answers by itself.)
 
 use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 use std::cell::RefCell;
@@ -159,6 +160,7 @@ impl Streak {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
     use super::*;
 
     /// What is to be done about `requests` of `asker`, but for staying.
