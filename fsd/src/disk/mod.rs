@@ -68,6 +68,8 @@ pub trait DiskFile: Send + Sync + 'static {
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
+    /// Bytes of the disk that its content takes: less than its length if it has holes.
+    fn allocated(&self) -> io::Result<u64>;
     /// True if the file has no bytes.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)

@@ -124,6 +124,12 @@ impl DiskFile for RealFile {
         u64::try_from(size).map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
+    fn allocated(&self) -> io::Result<u64> {
+        // Whatever the file system's blocks are: stat(2) counts by 512 bytes.
+        let blocks = u64::try_from(fs::fstat(&self.fd)?.st_blocks);
+        Ok(blocks.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?.saturating_mul(512))
+    }
+
     fn start_writeback(&self, offset: u64, len: u64) {
         let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else { return };
         // SAFETY: the descriptor is ours and open; the call touches no memory. Its result does not
@@ -170,6 +176,8 @@ mod tests {
         write_all_at(&*file, &parts, 5).unwrap();
         file.start_writeback(0, 30_005);
         file.sync_data().unwrap();
+        let allocated = file.allocated().unwrap();
+        assert!(allocated >= 30_005, "{allocated}");
         file.punch(4096, 8192).unwrap();
         file.will_need(0, 4096);
         file.forget_cache().unwrap();

@@ -4,17 +4,20 @@
 //!   so writes tear, and a later write may survive an earlier one.
 //! - Names are durable only after `sync_dir`; without it some prefix of the changes survives.
 //! - The n-th call of a kind can be made to fail, and the power can go at the n-th change.
+//! - It can have a size: files are sparse, and a write into a hole needs a block.
 
 use super::{Disk, DiskFile, Mapping, Space};
 use parking_lot::{Condvar, Mutex};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// What a disk keeps whole or loses.
 const SECTOR: usize = 512;
+/// What it gives space in.
+const BLOCK: usize = 4096;
 
 /// The calls that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +74,8 @@ struct State {
     power_off_at: Option<u64>,
     off: bool,
     available: u64,
+    /// Bytes that all files may take; `available` counts no more.
+    capacity: Option<u64>,
 }
 
 impl Default for State {
@@ -86,6 +91,7 @@ impl Default for State {
             power_off_at: None,
             off: false,
             available: u64::MAX / 2,
+            capacity: None,
         }
     }
 }
@@ -95,6 +101,8 @@ struct FileState {
     content: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<Change>,
+    /// Its blocks that have space.
+    blocks: BTreeSet<usize>,
     /// It has a bad sector.
     unreadable: bool,
 }
@@ -156,6 +164,11 @@ impl SimDisk {
     /// What [`Disk::space`] says from now on.
     pub fn set_available(&self, bytes: u64) {
         self.state.lock().available = bytes;
+    }
+
+    /// The files take no more than this from now on, except after a power failure. What has no name any more takes nothing.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.state.lock().capacity = Some(bytes);
     }
 
     /// The power goes after `count` more changes (writes, syncs, names); the next one happens in part.
@@ -274,6 +287,29 @@ impl State {
 
     fn file(&mut self, id: u64) -> &mut FileState {
         self.files.entry(id).or_default()
+    }
+
+    fn free(&self) -> u64 {
+        let Some(capacity) = self.capacity else { return self.available };
+        let used: usize =
+            self.names.values().filter_map(|id| self.files.get(id)).map(|f| f.blocks.len()).sum();
+        capacity.saturating_sub((used * BLOCK) as u64)
+    }
+
+    /// Gives the range of a file the space that it lacks, all of it or none.
+    fn give_space(&mut self, id: u64, offset: usize, len: usize) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let free = if self.capacity.is_some() { self.free() } else { u64::MAX };
+        let blocks = &mut self.file(id).blocks;
+        let lacking: Vec<usize> =
+            (offset / BLOCK..=(offset + len - 1) / BLOCK).filter(|block| !blocks.contains(block)).collect();
+        if (lacking.len() * BLOCK) as u64 > free {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        blocks.extend(lacking);
+        Ok(())
     }
 }
 
@@ -406,7 +442,7 @@ impl Disk for SimDisk {
     fn space(&self) -> io::Result<Space> {
         let mut state = self.state.lock();
         state.check(Call::Read)?;
-        Ok(Space { capacity: u64::MAX / 2, available: state.available })
+        Ok(Space { capacity: state.capacity.unwrap_or(u64::MAX / 2), available: state.free() })
     }
 }
 
@@ -435,6 +471,7 @@ impl DiskFile for SimFile {
         state.count_change();
         let data: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
         let count = data.len();
+        state.give_space(self.id, to_index(offset), count)?;
         state.file(self.id).change(Change::Write { offset: to_index(offset), data });
         state.outcome()?;
         Ok(count)
@@ -472,6 +509,7 @@ impl DiskFile for SimFile {
         let mut state = self.state.lock();
         state.check(Call::Allocate)?;
         state.count_change();
+        state.give_space(self.id, to_index(offset), to_index(len))?;
         let file = state.file(self.id);
         if file.content.len() < to_index(offset + len) {
             file.change(Change::Truncate(to_index(offset + len)));
@@ -487,6 +525,7 @@ impl DiskFile for SimFile {
         let from = to_index(offset).min(file.content.len());
         let to = to_index(offset + len).min(file.content.len());
         file.change(Change::Write { offset: from, data: vec![0; to - from] });
+        file.blocks.retain(|block| *block < from.div_ceil(BLOCK) || *block >= to / BLOCK);
         state.outcome()
     }
 
@@ -494,7 +533,9 @@ impl DiskFile for SimFile {
         let mut state = self.state.lock();
         state.check(Call::Write)?;
         state.count_change();
-        state.file(self.id).change(Change::Truncate(to_index(len)));
+        let file = state.file(self.id);
+        file.change(Change::Truncate(to_index(len)));
+        file.blocks.retain(|block| *block < to_index(len).div_ceil(BLOCK));
         state.outcome()
     }
 
@@ -502,6 +543,12 @@ impl DiskFile for SimFile {
         let mut state = self.state.lock();
         state.check(Call::Read)?;
         Ok(state.file(self.id).content.len() as u64)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        let mut state = self.state.lock();
+        state.check(Call::Read)?;
+        Ok((state.file(self.id).blocks.len() * BLOCK) as u64)
     }
 }
 
@@ -526,6 +573,30 @@ mod tests {
             seen.insert(content.iter().step_by(SECTOR).copied().collect::<Vec<_>>());
         }
         assert!(seen.len() > 4, "{seen:?}");
+    }
+
+    #[test]
+    fn a_disk_with_a_size_runs_full_and_gets_space_back() {
+        let disk = SimDisk::new();
+        disk.set_capacity(10 * BLOCK as u64);
+        let free = || disk.space().unwrap().available / BLOCK as u64;
+        let file = disk.create("f").unwrap();
+        file.truncate(100 * BLOCK as u64).unwrap();
+        assert_eq!(free(), 10, "a hole takes nothing");
+        write_all_at(&*file, &[&[1; 2]], BLOCK as u64 - 1).unwrap();
+        file.allocate(4 * BLOCK as u64, 6 * BLOCK as u64).unwrap();
+        assert_eq!(free(), 2);
+        write_all_at(&*file, &[&[1; 10]], 0).unwrap();
+        write_all_at(&*file, &[&[1; BLOCK]], 4 * BLOCK as u64).unwrap();
+        assert_eq!(free(), 2, "they had space");
+        let full = write_all_at(&*file, &[&[1; 3 * BLOCK]], 50 * BLOCK as u64).unwrap_err();
+        assert_eq!((full.kind(), free()), (io::ErrorKind::StorageFull, 2));
+        file.punch(4 * BLOCK as u64 + 1, 2 * BLOCK as u64).unwrap();
+        assert_eq!(free(), 3);
+        file.truncate(1).unwrap();
+        assert_eq!(free(), 9);
+        disk.remove("f").unwrap();
+        assert_eq!(free(), 10);
     }
 
     #[test]

@@ -56,6 +56,10 @@ impl DiskFile for TellsOnce {
         self.inner.forget_cache()
     }
 
+    fn allocated(&self) -> io::Result<u64> {
+        self.inner.allocated()
+    }
+
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.inner.allocate(offset, len)
     }

@@ -16,6 +16,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::task::unconstrained;
 
+/// On a full disk a checkpoint begins so long after the first change, at the latest.
+const HURRY: Duration = Duration::from_secs(1);
+/// Measuring what is free in the tables' file is followed by a pause of so many times what it took.
+const MEASURE_PAUSE: u32 = 2;
+
 /// Starts the thread.
 pub fn start(shared: Arc<Shared>, after: Duration) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("meta-checkpoint".into()).spawn(move || {
@@ -41,8 +46,9 @@ impl Shared {
             if state.stop || self.failure.borrow().is_some() {
                 return false;
             }
+            let after = if state.hurry { after.min(HURRY) } else { after };
             let deadline = state.changed_since.map(|since| since + after);
-            if state.bytes >= self.checkpoint_bytes || deadline.is_some_and(|at| at <= Instant::now()) {
+            if state.urgency >= self.checkpoint_bytes || deadline.is_some_and(|at| at <= Instant::now()) {
                 return true;
             }
             match deadline {
@@ -69,6 +75,22 @@ impl Shared {
         }
         self.go_on();
         self.forget_log();
+        self.measure(store);
+    }
+
+    /// On a full disk, looks how much is free in the tables' file.
+    fn measure(&self, store: &Store) {
+        let wanted = self.core.lock().room.wants_idle() && self.failure.borrow().is_none();
+        let began = Instant::now();
+        let mut next = self.next_measure.lock();
+        if !wanted || next.is_some_and(|next| began < next) {
+            return;
+        }
+        match store.idle_bytes() {
+            Ok(bytes) => self.core.lock().room.found_idle(bytes),
+            Err(error) => self.fail(format!("metadata tables: {error}")),
+        }
+        *next = Some(Instant::now() + began.elapsed() * MEASURE_PAUSE);
     }
 
     /// Commands that waited for a checkpoint go on: it is finished, or the machine has failed.
@@ -115,11 +137,12 @@ impl Shared {
             self.fail(format!("checkpoint of the metadata tables failed: {error}"));
             return None;
         }
-        let rows = core.view.as_mut()?.freeze();
+        let view = core.view.as_mut()?;
+        core.room.stored(view.active_bytes() as u64);
+        let rows = view.freeze();
         self.published.write().view = core.shown();
         let mut checkpoints = self.checkpoints.lock();
-        *checkpoints =
-            CheckpointState { stop: checkpoints.stop, running: true, ..CheckpointState::default() };
+        *checkpoints = CheckpointState { stop: checkpoints.stop, ..CheckpointState::default() };
         Some(Frozen { state: core.state, rows })
     }
 
@@ -142,7 +165,6 @@ impl Shared {
     fn thaw(&self, core: &mut Core, base: Arc<Base>, applied: LogIndex) {
         let Some(view) = core.view.as_mut() else { return };
         view.thaw(base);
-        self.checkpoints.lock().running = false;
         let mut published = self.published.write();
         published.view = core.shown();
         published.checkpoint = applied;

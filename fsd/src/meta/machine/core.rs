@@ -5,6 +5,7 @@
 //! idle machine answers without any hand-over between threads. Those who come meanwhile only queue up.
 
 use super::published::Published;
+use super::room::{Room, Waiting};
 use crate::disk::Disk;
 use crate::meta::apply::{self, Admission, Applied, Command, Fatal, Reply, Sessions};
 use crate::meta::log::{Log, LogError};
@@ -21,12 +22,13 @@ use tokio::sync::{oneshot, watch};
 /// Most commands and bytes in one group: bounds the time of one transaction.
 const GROUP_COMMANDS: usize = 256;
 const GROUP_BYTES: usize = 4 << 20;
+/// The same while the disk is nearly full.
+const SMALL_GROUP_COMMANDS: usize = 16;
+const SMALL_GROUP_BYTES: usize = 64 << 10;
 /// Groups that one caller runs before it leaves the work to another.
 const GROUPS_PER_TURN: usize = 8;
-/// How many bytes of log may pass between two looks at the free space.
-const SPACE_CHECK_BYTES: u64 = 1 << 20;
-/// How many times `checkpoint_bytes` the rows that wait for the next checkpoint, and their log, may take while one runs.
-/// Beyond, commands wait until it is finished.
+/// How many times `checkpoint_bytes` the rows that wait for the next checkpoint, and their log, may count.
+/// Beyond, commands wait until it has begun.
 const ACTIVE_MAX: u64 = 4;
 
 /// A command that waits.
@@ -63,8 +65,7 @@ pub struct Core {
     pub view: Option<View>,
     pub sessions: Sessions,
     proposed: VecDeque<Proposed>,
-    unchecked_bytes: u64,
-    full: bool,
+    pub room: Room,
 }
 
 /// Everything that the machine's callers and threads share.
@@ -86,34 +87,29 @@ pub struct Shared {
     pub failure: watch::Sender<Option<String>>,
     pub checkpoints: Mutex<CheckpointState>,
     pub checkpoint_wanted: Condvar,
+    /// Before then nobody measures what is free in the tables' file.
+    pub next_measure: Mutex<Option<Instant>>,
     pub runtime: tokio::runtime::Handle,
-    /// Bytes that the disk must have free for commands that grow the state.
-    pub reserve_bytes: u64,
     pub checkpoint_bytes: u64,
 }
 
 /// What the checkpoint thread looks at.
 #[derive(Default)]
 pub struct CheckpointState {
-    /// Bytes of log since the last checkpoint began, or of rows, whichever is more.
-    pub bytes: u64,
+    /// Bytes of log since the last checkpoint began.
+    pub log_bytes: u64,
+    /// From `checkpoint_bytes` on the next should begin: see [`Room::urgency`].
+    pub urgency: u64,
     /// First change since the last checkpoint began.
     pub changed_since: Option<Instant>,
-    /// One has begun and is not finished.
-    pub running: bool,
+    /// Somebody may wait for space that it would free.
+    pub hurry: bool,
     pub stop: bool,
 }
 
 impl Core {
-    pub fn new(state: State, view: View, sessions: Sessions) -> Core {
-        Core {
-            state,
-            view: Some(view),
-            sessions,
-            proposed: VecDeque::new(),
-            unchecked_bytes: SPACE_CHECK_BYTES,
-            full: false,
-        }
+    pub fn new(state: State, view: View, sessions: Sessions, room: Room) -> Core {
+        Core { state, view: Some(view), sessions, proposed: VecDeque::new(), room }
     }
 
     /// The tables, for readers.
@@ -173,15 +169,12 @@ impl Shared {
         self.runtime.spawn(async move { shared.drain() });
     }
 
-    /// Memory and log are bounded: who changes rows faster than checkpoints store them waits for one.
+    /// Memory, log and what a checkpoint may cost are bounded: who changes rows faster than checkpoints store them waits
+    /// for one, which its thread has been told to begin.
     fn must_wait(&self, core: &Core) -> bool {
         let most = ACTIVE_MAX * self.checkpoint_bytes;
         let rows = core.view.as_ref().map_or(0, View::active_bytes) as u64;
-        let full = {
-            let checkpoints = self.checkpoints.lock();
-            checkpoints.running && rows.max(checkpoints.bytes) >= most
-        };
-        full && self.failure.borrow().is_none()
+        rows.max(self.checkpoints.lock().urgency) >= most && self.failure.borrow().is_none()
     }
 
     /// The log has decided entries that were proposed before.
@@ -191,7 +184,8 @@ impl Shared {
     }
 
     fn run_group(&self, core: &mut Core) {
-        let group = self.take_group();
+        self.look_at_the_disk(&mut core.room);
+        let group = self.take_group(core.room.is_near());
         let group = self.admit(core, group);
         if !group.is_empty() {
             self.propose(core, group);
@@ -199,15 +193,25 @@ impl Shared {
         self.apply_committed(core);
     }
 
-    fn take_group(&self) -> Vec<Submission> {
+    /// Once in a while, and before each group while it is nearly full.
+    fn look_at_the_disk(&self, room: &mut Room) {
+        if room.wants_a_look() {
+            // One that does not answer this fails what is written next, which says so.
+            room.looked(self.disk.space().ok().map(|space| space.available));
+        }
+    }
+
+    fn take_group(&self, small: bool) -> Vec<Submission> {
+        let (most_commands, most_bytes) =
+            if small { (SMALL_GROUP_COMMANDS, SMALL_GROUP_BYTES) } else { (GROUP_COMMANDS, GROUP_BYTES) };
         let mut queue = self.queue.lock();
         let mut bytes = 0;
         let count = queue
             .iter()
-            .take(GROUP_COMMANDS)
+            .take(most_commands)
             .take_while(|submission| {
                 bytes += submission.entry.len();
-                bytes <= GROUP_BYTES
+                bytes <= most_bytes
             })
             .count();
         let count = count.max(1).min(queue.len());
@@ -228,7 +232,7 @@ impl Shared {
             } else {
                 // Repeated batches first: what was done before is answered as before, however full it is now.
                 early_answer(core, &rest, &submission.command)
-                    .or_else(|| self.make_fit(core, &mut submission).err().map(Err))
+                    .or_else(|| make_fit(&core.room, &mut submission).err().map(Err))
             };
             match early {
                 // Nobody listens any more: no harm.
@@ -239,23 +243,6 @@ impl Shared {
         rest
     }
 
-    /// While the disk is nearly full, takes from a command what may grow the state, or refuses it.
-    fn make_fit(&self, core: &mut Core, submission: &mut Submission) -> FsResult<()> {
-        if submission.command.needs_space() && self.is_full(core) {
-            return submission.refuse_growth();
-        }
-        Ok(())
-    }
-
-    /// Looks at the disk once in a while, and each time while it is full.
-    fn is_full(&self, core: &mut Core) -> bool {
-        if core.full || core.unchecked_bytes >= SPACE_CHECK_BYTES {
-            core.unchecked_bytes = 0;
-            core.full = self.disk.space().is_ok_and(|space| space.available < self.reserve_bytes);
-        }
-        core.full
-    }
-
     fn propose(&self, core: &mut Core, group: Vec<Submission>) {
         let entries: Vec<&[u8]> = group.iter().map(|submission| submission.entry.as_slice()).collect();
         let bytes: usize = entries.iter().map(|entry| entry.len()).sum();
@@ -264,8 +251,8 @@ impl Shared {
                 if let Some(last) = group.iter().rposition(|submission| submission.sync_follows) {
                     self.log.request_sync(LogIndex(first.0 + last as u64));
                 }
-                core.unchecked_bytes += bytes as u64;
-                self.count_bytes(|counted| counted + bytes as u64);
+                core.room.logged(bytes as u64);
+                self.count(core, bytes as u64);
                 let indexes = (first.0..).map(LogIndex);
                 core.proposed.extend(group.into_iter().zip(indexes).map(|(submission, index)| Proposed {
                     index,
@@ -275,7 +262,10 @@ impl Shared {
             }
             Err(error) => {
                 let answer = match error {
-                    LogError::NoSpace => FsError::NoSpace,
+                    LogError::NoSpace => {
+                        self.make_room();
+                        FsError::NoSpace
+                    }
                     LogError::TooLarge(_) => FsError::TooBig,
                     LogError::Failed { .. } => {
                         self.fail(format!("metadata log: {error}"));
@@ -287,12 +277,28 @@ impl Shared {
         }
     }
 
-    fn count_bytes(&self, count: impl FnOnce(u64) -> u64) {
+    /// Not even a small segment fits: a checkpoint, if it has anything to store, gives back the log before it.
+    fn make_room(&self) {
         let mut checkpoints = self.checkpoints.lock();
-        checkpoints.bytes = count(checkpoints.bytes);
+        if checkpoints.log_bytes > 0 {
+            checkpoints.urgency = u64::MAX;
+            self.checkpoint_wanted.notify_one();
+        }
+    }
+
+    /// Counts what waits for the next checkpoint: so many more bytes of log, and the rows of now.
+    fn count(&self, core: &Core, log_bytes: u64) {
+        let mut checkpoints = self.checkpoints.lock();
+        checkpoints.log_bytes += log_bytes;
+        let (rows, row_bytes) =
+            core.view.as_ref().map_or((0, 0), |view| (view.active_rows() as u64, view.active_bytes() as u64));
+        let waiting = Waiting { log_bytes: checkpoints.log_bytes, rows, row_bytes };
+        checkpoints.urgency = core.room.urgency(waiting, self.checkpoint_bytes);
+        let sooner = core.room.is_full() && !checkpoints.hurry;
+        checkpoints.hurry |= sooner;
         let first = checkpoints.changed_since.is_none();
         checkpoints.changed_since.get_or_insert_with(Instant::now);
-        if first || checkpoints.bytes >= self.checkpoint_bytes {
+        if first || sooner || checkpoints.urgency >= self.checkpoint_bytes {
             self.checkpoint_wanted.notify_one();
         }
     }
@@ -328,9 +334,7 @@ impl Shared {
     fn publish(&self, core: &Core, touched: &[SessionId]) {
         let durable = *self.durable.borrow();
         let view = core.shown();
-        let rows = core.view.as_ref().map_or(0, |view| view.active_bytes() as u64);
-        // A long row that is replaced again and again fills the log; many short ones fill the memory.
-        self.count_bytes(|counted| counted.max(rows / 2));
+        self.count(core, 0);
         let mut published = self.published.write();
         published.state = core.state;
         let old = std::mem::replace(&mut published.view, view);
@@ -376,6 +380,11 @@ pub fn apply_all(
     core.state = state;
     core.view = Some(view);
     Ok(replies)
+}
+
+/// While the disk is nearly full, takes from a command what may grow the state, or refuses it.
+fn make_fit(room: &Room, submission: &mut Submission) -> FsResult<()> {
+    if submission.command.needs_space() && room.is_full() { submission.refuse_growth() } else { Ok(()) }
 }
 
 fn early_answer(core: &Core, before: &[Submission], command: &Command) -> Option<FsResult<Applied>> {

@@ -17,6 +17,7 @@ mod checkpoint;
 mod core;
 mod open;
 mod published;
+mod room;
 
 #[cfg(test)]
 mod tests;

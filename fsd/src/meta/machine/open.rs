@@ -9,6 +9,7 @@
 use super::checkpoint;
 use super::core::{CheckpointState, Core, Shared, apply_all};
 use super::published::Published;
+use super::room::Room;
 use super::{Machine, MachineConfig, OpenError, Owned};
 use crate::disk::{Disk, RealDisk, trust_only_the_disk};
 use crate::durable::{DirLock, TEMPORARY, create_dir_all, remove_temporaries};
@@ -85,7 +86,8 @@ impl Machine {
         let store = open_store(&*disk, &config, birth)?;
         let (state, rows) = store.load()?;
         let base = store.base().map_err(unreadable)?;
-        let mut core = Core::new(state, View::new(base), Sessions::new(rows));
+        let room = Room::new(config.reserve_bytes);
+        let mut core = Core::new(state, View::new(base), Sessions::new(rows), room);
         let log = wrap(open_log(&disk, &config, &mut core)?);
         let published = Published::new(core.state, core.shown(), state.applied, core.sessions.iter());
         let applied = watch::Sender::new(core.state.applied);
@@ -102,8 +104,8 @@ impl Machine {
             failure: watch::Sender::new(None),
             checkpoints: Mutex::new(CheckpointState::default()),
             checkpoint_wanted: Condvar::new(),
+            next_measure: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
-            reserve_bytes: config.reserve_bytes,
             checkpoint_bytes: config.checkpoint_bytes,
         });
         let waker = Arc::downgrade(&shared);

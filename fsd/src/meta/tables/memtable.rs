@@ -34,6 +34,10 @@ impl Memtable {
         self.bytes
     }
 
+    pub fn rows(&self) -> usize {
+        self.tables.iter().map(Rows::size).sum()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }

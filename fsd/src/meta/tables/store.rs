@@ -33,6 +33,7 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
 /// Dropped without [`Store::close`], it leaves the file as a killed process would: at the last checkpoint.
 pub struct Store {
     db: Contained,
+    file: Arc<dyn DiskFile>,
     severed: Severed,
     closed: bool,
 }
@@ -41,9 +42,9 @@ impl Store {
     /// Opens the database in `file`, or begins one if it is empty.
     pub fn open(file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<Store, StoreError> {
         let severed = Severed::default();
-        let backend = Backend::new(file, severed.clone());
+        let backend = Backend::new(file.clone(), severed.clone());
         let db = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend)?;
-        Ok(Store { db: Contained(Some(db)), severed, closed: false })
+        Ok(Store { db: Contained(Some(db)), file, severed, closed: false })
     }
 
     /// The state and the sessions as of the last checkpoint.
@@ -92,6 +93,20 @@ impl Store {
         }
         commit(txn, state)?;
         self.base()
+    }
+
+    /// Bytes of the file that have space on the disk and hold nothing: the next checkpoints take them first. Reads all
+    /// pages that hold something, so it may take as long as the file is large. Blocks.
+    pub fn idle_bytes(&self) -> FsResult<u64> {
+        // What a checkpoint gave up is free only with the commit after it.
+        let txn = self.db.begin_write().map_err(failed)?;
+        txn.commit().map_err(failed)?;
+        let txn = self.db.begin_write().map_err(failed)?;
+        let stats = txn.stats().map_err(failed)?;
+        txn.abort().map_err(failed)?;
+        let used = stats.allocated_pages().saturating_mul(stats.page_size() as u64);
+        let allocated = self.file.allocated().map_err(|error| failed(redb::StorageError::Io(error)))?;
+        Ok(allocated.saturating_sub(used))
     }
 
     /// Marks the file as cleanly closed. Only right after a checkpoint.

@@ -59,6 +59,11 @@ impl View {
         self.active.bytes()
     }
 
+    /// How many rows changed since the last checkpoint began.
+    pub fn active_rows(&self) -> usize {
+        self.active.rows()
+    }
+
     /// A checkpoint has begun and is not finished.
     pub fn is_frozen(&self) -> bool {
         !self.frozen.is_empty()
