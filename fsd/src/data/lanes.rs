@@ -123,8 +123,8 @@ impl Lanes {
         open.current.clone()
     }
 
-    /// Goes on in the spare volume, unless another lane already has.
-    fn roll(&self, full: &Arc<Volume>) {
+    /// Goes on in the spare volume, unless another already has.
+    pub fn roll(&self, full: &Arc<Volume>) {
         let mut open = self.open.lock();
         if open.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, full)) {
             open.current = open.spare.take();

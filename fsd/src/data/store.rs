@@ -34,6 +34,8 @@ const PUT_TRIES: usize = 3;
 const INLINE_READ: usize = 4 * PIECE;
 /// Most blocks in one answer of `list`.
 const LIST_MAX: usize = 4096;
+/// A volume that still takes blocks but has none left is given up from this size on: what it was takes space.
+const EMPTY_MAX: u64 = 16 << 20;
 /// Unit in which payload bytes in flight are counted.
 const IN_FLIGHT_UNIT: usize = 4096;
 
@@ -229,6 +231,12 @@ impl Store {
         })
     }
 
+    /// All volumes that are open.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<VolumeId> {
+        self.shared.volumes.read().keys().copied().collect()
+    }
+
     /// Blocks of a volume with a sequence above `after`, in order.
     pub fn list(&self, volume: VolumeId, after: u32) -> FsResult<Vec<BlockStat>> {
         Ok(self.shared.volume(volume).ok_or(FsError::NotFound)?.list(after, LIST_MAX))
@@ -264,10 +272,34 @@ impl Shared {
     async fn delete_of(self: &Arc<Self>, id: VolumeId, blocks: Vec<BlockRef>) -> FsResult<()> {
         let shared = self.clone();
         let delete = move || match shared.volume(id) {
-            Some(volume) => volume.delete(&blocks),
+            Some(volume) => {
+                volume.delete(&blocks)?;
+                shared.retire(&volume);
+                Ok(())
+            }
             None => shared.check_absent(id),
         };
         self.on_disk(delete).await?.map_err(|error| failure(id, &error))
+    }
+
+    /// Gives back what a volume without blocks takes: a sealed one goes, one that takes blocks is sealed first.
+    fn retire(&self, volume: &Arc<Volume>) {
+        if !volume.is_spent() {
+            let stat = volume.stat();
+            if !stat.sealed && stat.blocks == 0 && stat.bytes > EMPTY_MAX {
+                self.lanes.roll(volume);
+            }
+            return;
+        }
+        let id = volume.id();
+        if self.volumes.write().remove(&id).is_none() {
+            return;
+        }
+        match volume.remove_files() {
+            Ok(()) => info!("volume {id} has no block left and is removed"),
+            // Nobody has a block of it; the next start tries again.
+            Err(error) => error!("volume {id} has no block left and cannot be removed: {error}"),
+        }
     }
 
     /// An error unless there is no file of the volume, and so nothing to delete.
@@ -380,6 +412,8 @@ fn open_volumes(disk: &Arc<dyn Disk>, owner: Owner, limits: Limits) -> Result<Op
             }
         };
         match condition {
+            // Died before it could be removed; the chore finds it sealed.
+            Condition::Sealed if volume.is_spent() => opened.to_seal.push(volume.clone()),
             Condition::Sealed => {}
             Condition::Unsealed => opened.to_seal.push(volume.clone()),
             Condition::Open => {
@@ -416,7 +450,9 @@ async fn do_chores(shared: Weak<Shared>, mut inbox: mpsc::UnboundedReceiver<Chor
         match chore {
             Chore::Seal(volume) => {
                 let id = volume.id();
-                match shared.on_disk(move || volume.seal()).await {
+                let retiring = shared.clone();
+                let seal = move || volume.seal().map(|()| retiring.retire(&volume));
+                match shared.on_disk(seal).await {
                     Ok(Ok(())) => {}
                     // It takes no blocks and is read by the index in memory; the next start tries again.
                     Ok(Err(error)) => warn!("volume {id} cannot be sealed yet: {error}"),

@@ -63,7 +63,9 @@ impl Model {
     }
 
     async fn delete_some(&mut self, store: &Store, rng: &mut StdRng) {
-        let chosen: Vec<BlockRef> = self.blocks.keys().copied().filter(|_| rng.random_bool(0.2)).collect();
+        // At times everything: then whole volumes go.
+        let share = if rng.random_bool(0.1) { 1.0 } else { 0.2 };
+        let chosen: Vec<BlockRef> = self.blocks.keys().copied().filter(|_| rng.random_bool(share)).collect();
         let gone = store.delete(chosen.clone()).await.gone;
         for block in &chosen {
             let (.., known) = self.blocks.get_mut(block).unwrap();

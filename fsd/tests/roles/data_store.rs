@@ -298,3 +298,75 @@ async fn check(store: &Store, blocks: &[BlockRef]) {
         assert_eq!(read_all(store, *block).await, expected, "{block}");
     }
 }
+
+/// Stores blocks until a volume is sealed; answers those in it.
+async fn fill_a_volume(store: &Store, disk: &SimDisk) -> Vec<BlockRef> {
+    let mut blocks = Vec::new();
+    while blocks.first().is_none_or(|first: &BlockRef| {
+        blocks.last().is_some_and(|last: &BlockRef| last.volume == first.volume)
+    }) {
+        blocks.push(store.put(put_request(content(1, 100_000))).await.unwrap());
+    }
+    let first = blocks[0].volume;
+    eventually("the first is sealed", || disk.list().unwrap().contains(&format!("vol-{:08x}.ci", first.0)))
+        .await;
+    blocks.retain(|block| block.volume == first);
+    blocks
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sealed_volume_without_blocks_is_removed() {
+    let disk = SimDisk::new();
+    let ids = Arc::new(Ids::default());
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    let blocks = fill_a_volume(&store, &disk).await;
+    let stem = format!("vol-{:08x}", blocks[0].volume.0);
+    let files = || disk.list().unwrap().into_iter().filter(|name| name.starts_with(&stem)).count();
+    store.delete(blocks[1..].to_vec()).await.all().unwrap();
+    assert_eq!(files(), 3, "one block is left");
+    store.delete(blocks[..1].to_vec()).await.all().unwrap();
+    assert_eq!(files(), 0);
+    // It is asked again, as after a lost answer.
+    assert_eq!(store.delete(blocks.clone()).await.gone, blocks);
+    assert_eq!(read_all(&store, blocks[0]).await, Err(FsError::NotFound));
+    assert!(store.volumes().iter().all(|volume| *volume != blocks[0].volume));
+}
+
+/// Whatever of the removal survives a loss of power: the blocks do not come back, and the rest of it is made up for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_whose_removal_was_cut_short_goes_at_the_next_start() {
+    let mut cut = 0;
+    for seed in 0..8 {
+        for changes in 0..12 {
+            let disk = SimDisk::new();
+            let ids = Arc::new(Ids::default());
+            let store = open(&disk, VOLUME, &ids).await.unwrap();
+            let blocks = fill_a_volume(&store, &disk).await;
+            spare_is_made(&store).await;
+            disk.power_off_after(changes);
+            let deleted = store.delete(blocks.clone()).await.all().is_ok();
+            cut += usize::from(disk.is_off());
+            let after = disk.power_cycle(seed);
+            drop(store);
+            let store = open(&after, VOLUME, &ids).await.unwrap();
+            let context = format!("seed {seed}, power off after {changes} changes");
+            if deleted {
+                let name = format!("vol-{:08x}.cv", blocks[0].volume.0);
+                eventually(&format!("{context}: it is gone"), || !after.list().unwrap().contains(&name))
+                    .await;
+            }
+            for block in &blocks {
+                match read_all(&store, *block).await {
+                    Ok(bytes) => assert!(!deleted && bytes == content(1, 100_000), "{context}: {block}"),
+                    Err(error) => assert_eq!(error, FsError::NotFound, "{context}: {block}"),
+                }
+            }
+        }
+    }
+    assert!(cut > 20, "the power went only {cut} times");
+}
+
+/// Until nothing goes on in the background.
+async fn spare_is_made(store: &Store) {
+    eventually("three volumes", || store.volumes().len() == 3).await;
+}

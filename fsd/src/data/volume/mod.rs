@@ -322,6 +322,27 @@ impl Volume {
         Ok(())
     }
 
+    /// True if it takes no more blocks, and all that it took are deleted.
+    pub fn is_spent(&self) -> bool {
+        let visible = self.visible.read();
+        visible.sealed && visible.deleted == visible.index.len() as u64
+    }
+
+    /// Removes the files of a volume that is spent. Those beside the volume go only after it, durably: without
+    /// them its blocks would come back. If they stay after a crash they are in nobody's way.
+    pub fn remove_files(&self) -> io::Result<()> {
+        let _deleting = self.tombstones.lock();
+        self.disk.remove(&volume_name(self.id))?;
+        self.disk.sync_dir()?;
+        for name in [index_name(self.id), tombstone_name(self.id)] {
+            match self.disk.remove(&name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Ends in order: the next start need not verify anything.
     pub fn stop(&self) -> io::Result<()> {
         self.segment.settle(self);
