@@ -1,11 +1,11 @@
-//! What the data role asks of the metadata daemon: a number, volumes, and which blocks are dead.
+//! What the data role asks of the metadata daemon: a number, volumes, and which blocks are dead or nobody's.
 
 use super::identity::Identity;
 use super::volume::Owner;
 use cairn_common::error::FsResult;
-use cairn_common::ids::{BlockRef, NodeId, VolumeId};
+use cairn_common::ids::{BlockRef, NodeId, SessionId, VolumeId};
 use cairn_common::proto::data::DataStat;
-use cairn_common::proto::meta::{MetaServiceClient, RegisterRequest, ReportRequest};
+use cairn_common::proto::meta::{BlockFate, MetaServiceClient, RegisterRequest, ReportRequest};
 use cairn_common::rpc::Reconnecting;
 use futures::future::{BoxFuture, FutureExt};
 use std::sync::Arc;
@@ -30,6 +30,10 @@ pub trait MetaLink: Send + Sync + 'static {
     fn create_volume(&self, node: NodeId) -> BoxFuture<'_, FsResult<VolumeId>>;
     /// Says how we are and what of its last answer has been deleted; answers what to delete.
     fn report(&self, stat: DataStat, deleted: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockRef>>>;
+    /// Those of the sessions that can commit nothing any more, durably; at most `BLOCKS_PER_REPLY` are asked about.
+    fn ended(&self, sessions: Vec<SessionId>) -> BoxFuture<'_, FsResult<Vec<SessionId>>>;
+    /// What has become of each block, in order; at most `BLOCKS_PER_REPLY`.
+    fn fates(&self, blocks: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockFate>>>;
 }
 
 impl MetaLink for Reconnecting<MetaServiceClient> {
@@ -59,6 +63,14 @@ impl MetaLink for Reconnecting<MetaServiceClient> {
             Ok(reply.await?.delete)
         }
         .boxed()
+    }
+
+    fn ended(&self, sessions: Vec<SessionId>) -> BoxFuture<'_, FsResult<Vec<SessionId>>> {
+        self.call(LIMIT, |stub, context| async move { stub.ended(context, sessions).await }).boxed()
+    }
+
+    fn fates(&self, blocks: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockFate>>> {
+        self.call(LIMIT, |stub, context| async move { stub.fates(context, blocks).await }).boxed()
     }
 }
 

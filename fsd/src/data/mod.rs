@@ -5,6 +5,7 @@
 
 pub mod identity;
 mod lanes;
+pub mod leaks;
 pub mod link;
 mod report;
 pub mod role;

@@ -2,7 +2,7 @@
 
 use super::identity::Identity;
 use super::link::{LinkedVolumes, MetaLink, Registered};
-use super::{DataConfig, DataDir, DataError, DataServer, Owner, Store};
+use super::{DataConfig, DataDir, DataError, DataServer, Owner, Store, leaks};
 use cairn_common::error::FsResult;
 use cairn_common::ids::BlockRef;
 use cairn_common::proto::data::DataService;
@@ -56,8 +56,9 @@ pub async fn run(
     // Ends with `shutdown`, or alone if this daemon is not wanted.
     let ending = shutdown.child_token();
     let serving = serve_store(listener, store.clone(), owner, ending.clone());
+    let looking = leaks::run(store.clone(), meta, ending.clone());
     let reporter = Reporter { registrar, identity, store: store.clone() };
-    let ((), reported) = tokio::join!(serving, async {
+    let ((), (), reported) = tokio::join!(serving, looking, async {
         let result = reporter.run(&ending).await;
         ending.cancel();
         result

@@ -8,9 +8,9 @@ use crate::data::role::{self, Endpoint};
 use crate::data::{DataDir, DataError};
 use cairn_common::config::{Address, DATA_PORT, META_PORT};
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::{BlockRef, ClusterId, NodeId, VolumeId};
+use cairn_common::ids::{BlockRef, ClusterId, NodeId, SessionId, VolumeId};
 use cairn_common::proto::data::DataStat;
-use cairn_common::proto::meta::MetaServiceClient;
+use cairn_common::proto::meta::{BlockFate, MetaServiceClient};
 use cairn_common::rpc::{ConnectOptions, Reconnecting};
 use cairn_common::wire::hello::{Identity, ServiceKind};
 use futures::future::{BoxFuture, FutureExt};
@@ -183,5 +183,12 @@ impl MetaLink for Watched {
             Ok(dead)
         }
         .boxed()
+    }
+    fn ended(&self, sessions: Vec<SessionId>) -> BoxFuture<'_, FsResult<Vec<SessionId>>> {
+        self.link.ended(sessions)
+    }
+
+    fn fates(&self, blocks: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockFate>>> {
+        self.link.fates(blocks)
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::data_common::{content, owner, put_request};
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::{BlockRef, ClusterId, NodeId, VolumeId};
+use cairn_common::ids::{BlockRef, ClusterId, NodeId, SessionId, VolumeId};
 use cairn_common::proto::data::{DataServiceClient, DataStat, GetRequest};
+use cairn_common::proto::meta::BlockFate;
 use cairn_common::rpc::{ConnectOptions, Reconnecting};
 use cairn_common::wire::hello;
 use cairn_common::wire::hello::ServiceKind;
@@ -75,6 +76,14 @@ impl MetaLink for FakeMeta {
             state.dead.retain(|block| !deleted.contains(block));
             state.dead.clone()
         })
+    }
+
+    fn ended(&self, _sessions: Vec<SessionId>) -> BoxFuture<'_, FsResult<Vec<SessionId>>> {
+        self.answer(|_| Vec::new())
+    }
+
+    fn fates(&self, _blocks: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockFate>>> {
+        self.answer(|_| Vec::new())
     }
 }
 

@@ -7,6 +7,7 @@ mod daemon;
 mod data_common;
 mod data_crash;
 mod data_damage;
+mod data_leaks;
 mod data_model;
 mod data_role;
 mod data_store;

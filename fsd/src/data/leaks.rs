@@ -1,0 +1,162 @@
+//! Blocks that a session stored and will never commit: it died between storing and committing. Found here and deleted.
+//!
+//! Like `cairn fsck --repair`, and for the same reason nothing is lost: a block is leaked only if its session had ended,
+//! durably, before the metadata daemon was asked about the block and did not know it. Each block of each session is
+//! asked about once, when the session has ended, so that an idle daemon asks one small question per look.
+
+use super::Store;
+use super::link::MetaLink;
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{BlockRef, SessionId, VolumeId};
+use cairn_common::proto::data::BlockStat;
+use cairn_common::proto::meta::{BLOCKS_PER_REPLY, BlockFate};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// Pause between two looks.
+const EVERY: Duration = Duration::from_secs(60);
+/// Pause after each page of blocks: after a start there are many, and nobody waits for this.
+const PAGE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Looks until the shutdown.
+pub async fn run(store: Arc<Store>, meta: Arc<dyn MetaLink>, shutdown: CancellationToken) {
+    let mut leaks = Leaks::new(store, meta);
+    while shutdown.run_until_cancelled(sleep(EVERY)).await.is_some() {
+        match shutdown.run_until_cancelled(leaks.look()).await {
+            Some(Ok(0)) => {}
+            Some(Ok(blocks)) => {
+                info!(target: "cairn", "deleted {blocks} blocks of sessions that ended without committing them");
+            }
+            // What was not settled is looked at again.
+            Some(Err(error)) => info!("cannot look for blocks that nobody will commit: {error}"),
+            None => return,
+        }
+    }
+}
+
+/// The search, and what it has left to do.
+pub struct Leaks {
+    store: Arc<Store>,
+    meta: Arc<dyn MetaLink>,
+    unsettled: Unsettled,
+}
+
+impl Leaks {
+    #[must_use]
+    pub fn new(store: Arc<Store>, meta: Arc<dyn MetaLink>) -> Leaks {
+        Leaks { store, meta, unsettled: Unsettled::default() }
+    }
+
+    /// Looks at what is new and at whose session has ended since; how many blocks were deleted.
+    pub async fn look(&mut self) -> FsResult<u64> {
+        let volumes = self.store.volumes();
+        self.unsettled.volumes.retain(|volume, _| volumes.contains(volume));
+        for volume in volumes {
+            loop {
+                let page = self.page(volume, self.unsettled.seen(volume))?;
+                if page.is_empty() {
+                    break;
+                }
+                self.unsettled.add(volume, &page);
+                tokio::task::yield_now().await;
+            }
+        }
+        let mut deleted = 0;
+        let sessions: Vec<SessionId> = self.unsettled.sessions().into_iter().collect();
+        for page in sessions.chunks(BLOCKS_PER_REPLY) {
+            for session in self.meta.ended(page.to_vec()).await? {
+                for volume in self.unsettled.volumes_of(session) {
+                    deleted += self.settle(volume, session).await?;
+                    self.unsettled.settled(volume, session);
+                }
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Deletes what an ended session left in a volume.
+    async fn settle(&self, volume: VolumeId, session: SessionId) -> FsResult<u64> {
+        let (mut after, mut deleted) = (0, 0);
+        loop {
+            let page = self.page(volume, after)?;
+            let Some(last) = page.last() else { return Ok(deleted) };
+            after = last.block.sequence;
+            let live = page.iter().filter(|stat| stat.session == session && !stat.deleted);
+            let asked: Vec<BlockRef> = live.map(|stat| stat.block).collect();
+            sleep(PAGE_PAUSE).await;
+            if asked.is_empty() {
+                continue;
+            }
+            let fates = self.meta.fates(asked.clone()).await?;
+            let leaked = leaked(&asked, &fates);
+            deleted += leaked.len() as u64;
+            self.store.delete(leaked).await.all()?;
+        }
+    }
+
+    /// The next blocks of a volume; none of one that is gone meanwhile.
+    fn page(&self, volume: VolumeId, after: u32) -> FsResult<Vec<BlockStat>> {
+        match self.store.list(volume, after) {
+            Err(FsError::NotFound) => Ok(Vec::new()),
+            page => page,
+        }
+    }
+}
+
+/// Those of the blocks that the metadata daemon does not know. An answer that does not fit the question says nothing.
+fn leaked(asked: &[BlockRef], fates: &[BlockFate]) -> Vec<BlockRef> {
+    if asked.len() != fates.len() {
+        return Vec::new();
+    }
+    let unknown = asked.iter().zip(fates).filter(|(_, fate)| matches!(fate, BlockFate::Unknown));
+    unknown.map(|(block, _)| *block).collect()
+}
+
+/// Which sessions have blocks that were not asked about since they ended.
+#[derive(Default)]
+struct Unsettled {
+    volumes: BTreeMap<VolumeId, Left>,
+}
+
+#[derive(Default)]
+struct Left {
+    /// Blocks up to this sequence have been looked at.
+    seen: u32,
+    sessions: BTreeSet<SessionId>,
+}
+
+impl Unsettled {
+    fn seen(&self, volume: VolumeId) -> u32 {
+        self.volumes.get(&volume).map_or(0, |left| left.seen)
+    }
+
+    /// The next blocks of a volume. A session that was settled comes back with a block that arrived late.
+    fn add(&mut self, volume: VolumeId, page: &[BlockStat]) {
+        let left = self.volumes.entry(volume).or_default();
+        for stat in page {
+            left.seen = left.seen.max(stat.block.sequence);
+            if !stat.deleted {
+                left.sessions.insert(stat.session);
+            }
+        }
+    }
+
+    fn sessions(&self) -> BTreeSet<SessionId> {
+        self.volumes.values().flat_map(|left| left.sessions.iter().copied()).collect()
+    }
+
+    fn volumes_of(&self, session: SessionId) -> Vec<VolumeId> {
+        let has = |(_, left): &(&VolumeId, &Left)| left.sessions.contains(&session);
+        self.volumes.iter().filter(has).map(|(volume, _)| *volume).collect()
+    }
+
+    fn settled(&mut self, volume: VolumeId, session: SessionId) {
+        if let Some(left) = self.volumes.get_mut(&volume) {
+            left.sessions.remove(&session);
+        }
+    }
+}
