@@ -157,6 +157,7 @@ impl Reporter {
     /// shutdown (`None`).
     async fn report(&self, every: Duration, shutdown: &CancellationToken) -> Option<()> {
         let mut deleted = Vec::new();
+        let mut pause = every;
         loop {
             let exchange = self.exchange(std::mem::take(&mut deleted));
             match shutdown.run_until_cancelled(exchange).await? {
@@ -167,9 +168,13 @@ impl Reporter {
                 }
             }
             // What was deleted is confirmed at once: there may be more.
-            if deleted.is_empty() {
-                shutdown.run_until_cancelled(sleep(every)).await?;
+            if !deleted.is_empty() {
+                pause = REPORT_PAUSE_MIN;
+                continue;
             }
+            shutdown.run_until_cancelled(sleep(pause)).await?;
+            // Who overwrites makes dead blocks as fast as the disk writes: after some, the next are looked for soon.
+            pause = (pause * 2).min(every);
         }
     }
 
