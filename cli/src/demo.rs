@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use cairn_common::config::{Address, AddressList};
+use cairn_common::env::files;
 use cairn_common::telemetry::{self, LogOptions};
 use cairn_fsd::config::{DataConfig, MetaConfig};
 use cairn_fsd::node::{RunningData, RunningMeta, start_data, start_meta};
@@ -31,6 +32,7 @@ pub struct Args {
 /// If a daemon can't be started, the tree can't be mounted, or the end is not clean.
 pub fn run(args: Args) -> Result<ExitCode> {
     telemetry::init(&LogOptions::default())?;
+    files::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
     runtime.block_on(demo(args))?;
     Ok(ExitCode::SUCCESS)

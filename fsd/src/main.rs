@@ -1,6 +1,7 @@
 //! `cairn-fsd`: one role of the file system daemon in a process.
 
 use anyhow::{Context, Result, bail};
+use cairn_common::env::files;
 use cairn_common::error::one_line;
 use cairn_common::telemetry::{self, LogOptions};
 use cairn_fsd::cli::{Cli, Plan};
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> Result<()> {
     telemetry::init(&LogOptions { verbosity: cli.verbose, ..LogOptions::default() })?;
+    files::raise_limit();
     match cli.role.plan()? {
         Plan::Meta(config) => run(runtime(1)?, run_meta(config)),
         Plan::Data(config) => run(runtime(2)?, run_data(config)),

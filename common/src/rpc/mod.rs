@@ -10,6 +10,7 @@ pub mod deadline;
 pub mod fault;
 pub mod gate;
 pub mod handshake;
+mod hush;
 pub mod message;
 pub mod pool;
 pub mod serve;

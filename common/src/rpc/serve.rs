@@ -6,8 +6,10 @@
 
 use super::gate::Gate;
 use super::handshake::{HandshakeError, Peer, exchange};
+use super::hush::Hush;
 use super::socket::tune;
 use super::transport::ServerTransport;
+use crate::env::files;
 use crate::error::{FsError, FsResult};
 use crate::pool::PayloadBuffers;
 use crate::wire::hello::Identity;
@@ -26,6 +28,11 @@ use tracing::{debug, info, warn};
 
 /// Most replies that wait for the connection's task; more wait in their handlers.
 const PENDING_REPLIES: usize = 100;
+/// Most connections at once; at most three quarters of what this process may have open, which has files of its own.
+const CONNECTIONS_MAX: usize = 20_000;
+/// Who has asked nothing so long after the first exchange is in the way of others: those who want something connect
+/// when they do.
+const FIRST_REQUEST: Duration = Duration::from_secs(60);
 /// Pause after a failed `accept` (out of file descriptors): others may end meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -39,6 +46,8 @@ pub struct ServeOptions {
     /// Most requests of one connection that run at once; more stay in the socket. Memory for one
     /// connection is at most about this times the largest message.
     pub in_flight: usize,
+    /// How long a connection may be open without any request.
+    pub first_request: Duration,
     /// How long running requests may take to end after the shutdown began.
     pub grace: Duration,
     /// Where payloads are received into.
@@ -51,8 +60,9 @@ impl ServeOptions {
     pub fn new(identity: Identity) -> ServeOptions {
         ServeOptions {
             identity,
-            max_connections: 10_000,
+            max_connections: CONNECTIONS_MAX.min(files::limit() / 4 * 3),
             in_flight: 1024,
+            first_request: FIRST_REQUEST,
             grace: Duration::from_secs(5),
             buffers: PayloadBuffers::shared(),
         }
@@ -81,12 +91,17 @@ pub async fn serve<Req, Resp, Connected, Handle, Running>(
     Handle: Fn(InFlightRequest<Req, Resp>) -> Running + Send + 'static,
     Running: Future<Output = ()> + Send + 'static,
 {
-    let server = Arc::new(Server { options, shutdown, connected });
+    let (trouble, refusals) = (Hush::default(), Hush::default());
+    let server = Arc::new(Server { options, shutdown, connected, trouble, refusals });
     let slots = Arc::new(Semaphore::new(server.options.max_connections));
     let tasks = TaskTracker::new();
     while let Some((stream, address)) = server.accept(&listener).await {
         let Ok(slot) = slots.clone().try_acquire_owned() else {
-            warn!(target: "cairn", %address, "connection refused: the limit of connections is reached");
+            let places = server.options.max_connections;
+            warn_unless_hushed(
+                &server.trouble,
+                format_args!("connection from {address} refused: all {places} places are taken"),
+            );
             continue;
         };
         let server = server.clone();
@@ -112,6 +127,9 @@ struct Server<Connected> {
     options: ServeOptions,
     shutdown: CancellationToken,
     connected: Connected,
+    /// Lines about who can't be served, and about who need not be.
+    trouble: Hush,
+    refusals: Hush,
 }
 
 impl<Connected> Server<Connected> {
@@ -122,7 +140,7 @@ impl<Connected> Server<Connected> {
             match accepted {
                 Ok(connection) => return Some(connection),
                 Err(error) => {
-                    warn!(target: "cairn", %error, "accept connection");
+                    warn_unless_hushed(&self.trouble, format_args!("cannot accept connections: {error}"));
                     self.shutdown.run_until_cancelled(sleep(ACCEPT_PAUSE)).await?;
                 }
             }
@@ -147,8 +165,21 @@ impl<Connected> Server<Connected> {
                 let handle = (self.connected)(peer);
                 self.requests(stream, address, handle).await;
             }
-            Some(Err(error)) => report_refusal(address, &error),
+            Some(Err(error)) => self.report_refusal(address, &error),
             None => {}
+        }
+    }
+
+    /// One line for what an operator must know; port scans and closed connections are no news.
+    fn report_refusal(&self, address: SocketAddr, error: &HandshakeError) {
+        match error {
+            HandshakeError::Mismatch(mismatch) => {
+                warn_unless_hushed(
+                    &self.refusals,
+                    format_args!("connection from {address} refused: {mismatch}"),
+                );
+            }
+            other => debug!(%address, error = %other, "no first exchange"),
         }
     }
 
@@ -172,11 +203,14 @@ impl<Connected> Server<Connected> {
         let config = Config { pending_response_buffer };
         let mut requests = std::pin::pin!(BaseChannel::new(config, transport).requests());
         let mut end: Option<Instant> = None;
+        let idle_until = Instant::now() + self.options.first_request;
+        let mut asked = false;
         loop {
             tokio::select! {
                 biased;
                 next = requests.next() => match next {
                     Some(Ok(request)) => {
+                        asked = true;
                         let (running, work) = (gate.enter(), handle(request));
                         tokio::spawn(async move {
                             work.await;
@@ -194,17 +228,19 @@ impl<Connected> Server<Connected> {
                     end = Some(Instant::now() + self.options.grace);
                 }
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return,
+                () = sleep_until(idle_until), if !asked => {
+                    debug!(%address, "closed: it asked nothing");
+                    return;
+                }
             }
         }
     }
 }
 
-/// One line for what an operator must know; port scans and closed connections are no news.
-fn report_refusal(address: SocketAddr, error: &HandshakeError) {
-    match error {
-        HandshakeError::Mismatch(mismatch) => {
-            warn!(target: "cairn", "connection from {address} refused: {mismatch}");
-        }
-        other => debug!(%address, error = %other, "no first exchange"),
+fn warn_unless_hushed(hush: &Hush, line: std::fmt::Arguments<'_>) {
+    match hush.admit(std::time::Instant::now()) {
+        Some(0) => warn!(target: "cairn", "{line}"),
+        Some(left_out) => warn!(target: "cairn", "{line} ({left_out} lines like this were left out)"),
+        None => debug!("{line}"),
     }
 }

@@ -143,6 +143,22 @@ async fn connections_beyond_the_limit_are_closed() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn who_asks_nothing_gives_its_place_to_others() {
+    let server = Server::start(|options| options.first_request = Duration::from_millis(200)).await;
+    let asking = connect(server.address);
+    assert_eq!(ping(&asking).await, Ok(()));
+    let mut silent = hello(server.address, ServiceKind::Data, 7).await.unwrap();
+    closed(&mut silent).await;
+    assert_eq!(ping(&asking).await, Ok(()));
+    assert_eq!(
+        asking.get_within(LIMIT).await.unwrap().generation(),
+        1,
+        "it has asked before, and may be idle"
+    );
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_does_not_read_costs_bounded_memory() {
     const IN_FLIGHT: usize = 4;
