@@ -237,9 +237,7 @@ impl Leases {
     /// A session has ended, durably: by detach or eviction.
     pub fn end(&mut self, session: SessionId) {
         let Some(member) = self.members.remove(&session) else { return };
-        let held: Vec<Ino> =
-            self.files.iter_mut().filter_map(|(ino, f)| f.of(session).map(|_| *ino)).collect();
-        for ino in held {
+        for ino in self.held_by(session) {
             self.release(session, ino, u32::MAX, u32::MAX);
         }
         self.recalls.settle_all(session, &mut self.resumed);
@@ -516,15 +514,19 @@ impl Leases {
         }
     }
 
+    /// What `session` has open, in order: the same events lead to the same commands.
+    fn held_by(&mut self, session: SessionId) -> Vec<Ino> {
+        let mut held: Vec<Ino> =
+            self.files.iter_mut().filter_map(|(ino, file)| file.of(session).map(|_| *ino)).collect();
+        held.sort_unstable();
+        held
+    }
+
     /// Sets what `session` has open, after a restart or a lost connection.
     fn replace_opens(&mut self, session: SessionId, opens: &[OpenState]) {
-        let wanted: HashMap<Ino, &OpenState> =
+        let wanted: BTreeMap<Ino, &OpenState> =
             opens.iter().filter(|o| o.opens > 0 || o.writers > 0).map(|o| (o.ino, o)).collect();
-        let gone: Vec<Ino> = (self.files.iter_mut())
-            .filter_map(|(ino, file)| file.of(session).map(|_| *ino))
-            .filter(|ino| !wanted.contains_key(ino))
-            .collect();
-        for ino in gone {
+        for ino in self.held_by(session).into_iter().filter(|ino| !wanted.contains_key(ino)) {
             self.release(session, ino, u32::MAX, u32::MAX);
         }
         for (&ino, state) in &wanted {

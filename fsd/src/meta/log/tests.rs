@@ -12,7 +12,7 @@ const CLUSTER: ClusterId = ClusterId(77);
 const NEVER: Duration = Duration::from_secs(3600);
 
 fn options(segment_bytes: u64, sync_after: Duration) -> LogOptions {
-    LogOptions { segment_bytes, sync_after, reserve_bytes: 0 }
+    LogOptions { segment_bytes, sync_after, reserve_bytes: 0, thread: true }
 }
 
 /// Recovers with nothing applied; the entries found.

@@ -112,9 +112,10 @@ impl Machine {
                 shared.committed();
             }
         }));
-        let thread = checkpoint::start(shared.clone(), config.checkpoint_after)
+        let start = || checkpoint::start(shared.clone(), config.checkpoint_after);
+        let thread = (config.threads.then(start).transpose())
             .map_err(|source| OpenError::Io { path: "checkpoint thread".into(), source })?;
-        let machine = Machine::new(shared, Owned { thread: Some(thread), lock });
+        let machine = Machine::new(shared, Owned { thread, lock });
         machine.begin_epoch()?;
         Ok(machine)
     }
@@ -195,6 +196,7 @@ fn open_log(disk: &Arc<dyn Disk>, config: &MachineConfig, core: &mut Core) -> Re
         segment_bytes: config.segment_bytes,
         sync_after: config.sync_after,
         reserve_bytes: config.reserve_bytes,
+        thread: config.threads,
     };
     FileLog::start(disk.clone(), cluster, recovered, options)
         .map_err(|error| OpenError::Corrupt(error.to_string()))

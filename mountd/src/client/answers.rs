@@ -1,0 +1,137 @@
+//! What the server's answers mean for a session: what is done next. Pure: no socket, no clock; `session.rs` does it,
+//! and a simulation of the whole does the same.
+
+use super::oplog::{DoesNotFit, OpLog, Refused};
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::Seq;
+use cairn_common::proto::meta::{AttachReply, BatchReply};
+
+/// After the answer to a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub enum AfterBatch {
+    /// It is answered, the next may go. These had been told done, were lost and cannot be repeated.
+    Answered(Vec<Refused>),
+    /// The server refuses changes for now: the same batch again, after a pause.
+    Pause(FsError),
+    /// The session has to be taken up again. `None`: the answer has other operations than the batch.
+    TakeUpAgain(Option<FsError>),
+}
+
+/// The server answered the batch under way.
+pub fn batch_answered(log: &mut OpLog, answer: FsResult<BatchReply>) -> AfterBatch {
+    match answer {
+        Ok(reply) => match log.answered(reply.results, reply.durable) {
+            Ok(refused) => AfterBatch::Answered(refused),
+            Err(DoesNotFit) => AfterBatch::TakeUpAgain(None),
+        },
+        Err(error @ (FsError::Evicted | FsError::OutOfOrder)) => AfterBatch::TakeUpAgain(Some(error)),
+        Err(error) => AfterBatch::Pause(error),
+    }
+}
+
+/// After the answer to an attach of a session that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterAttach {
+    /// It goes on: the log knows what to send again.
+    GoOn,
+    /// It is over: nothing of it can be committed any more. The mount goes on with a new one.
+    Over(Over),
+    /// Not now.
+    Again(FsError),
+}
+
+/// Why a session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// The server ended it.
+    Evicted,
+    /// The server speaks of another history than ours.
+    OtherHistory,
+    /// Files that it makes are not refused, so it can have more open than it can name: it would be refused each time,
+    /// until it is evicted.
+    TooManyOpen,
+}
+
+/// The server answered an attach of the session of `log`.
+pub fn attach_answered(log: &mut OpLog, answer: Result<&AttachReply, FsError>) -> AfterAttach {
+    match answer {
+        Ok(reply) if log.reattached(reply.applied, reply.durable) => AfterAttach::GoOn,
+        Ok(_) => AfterAttach::Over(Over::OtherHistory),
+        Err(FsError::Evicted) => AfterAttach::Over(Over::Evicted),
+        Err(FsError::TooBig) => AfterAttach::Over(Over::TooManyOpen),
+        Err(error) => AfterAttach::Again(error),
+    }
+}
+
+/// After the answer to a sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterSync {
+    /// All that was asked for is on stable storage.
+    Durable,
+    /// Not all of it yet: to be asked again.
+    Again,
+    /// The operations have not come to the server: the batch waits there, or the server lost operations with its power,
+    /// and they are on their way again. To be asked again after a pause.
+    Pause,
+    Failed(FsError),
+}
+
+/// The server answered a sync of operations up to `through`. `goes_on`: the session that asked is still that of `log`;
+/// a call that was repeated for the next session says nothing of this one.
+pub fn sync_answered(log: &mut OpLog, goes_on: bool, through: Seq, answer: FsResult<Seq>) -> AfterSync {
+    match answer {
+        Ok(_) if !goes_on => AfterSync::Failed(FsError::Evicted),
+        Ok(durable) => {
+            log.forget(durable);
+            if durable >= through { AfterSync::Durable } else { AfterSync::Again }
+        }
+        Err(FsError::OutOfOrder) => AfterSync::Pause,
+        Err(error) => AfterSync::Failed(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+    use super::*;
+    use cairn_common::attr::{Caller, Timestamp};
+    use cairn_common::ids::Ino;
+    use cairn_common::namespace::op::{Op, OpBody, OpReply};
+
+    /// One operation under way.
+    fn log() -> OpLog {
+        let body = OpBody::RemoveXattr { ino: Ino(2), name: "user.a".into() };
+        let mut log = OpLog::default();
+        let _ticket = log.push(Op { time: Timestamp::default(), caller: Caller::default(), body });
+        log.next_batch().unwrap();
+        log
+    }
+
+    fn reply(count: usize, durable: u64) -> BatchReply {
+        BatchReply { results: vec![Ok(OpReply::Done); count], durable: Seq(durable) }
+    }
+
+    #[test]
+    fn a_batch_is_answered_or_sent_again() {
+        assert_eq!(batch_answered(&mut log(), Ok(reply(1, 0))), AfterBatch::Answered(vec![]));
+        assert_eq!(batch_answered(&mut log(), Ok(reply(2, 0))), AfterBatch::TakeUpAgain(None));
+        for error in [FsError::Evicted, FsError::OutOfOrder] {
+            assert_eq!(batch_answered(&mut log(), Err(error)), AfterBatch::TakeUpAgain(Some(error)));
+        }
+        let mut full = log();
+        assert_eq!(batch_answered(&mut full, Err(FsError::NoSpace)), AfterBatch::Pause(FsError::NoSpace));
+        assert!(full.batch_under_way().is_some(), "the same batch again");
+    }
+
+    #[test]
+    fn what_was_synced_for_another_session_says_nothing() {
+        let mut log = log();
+        let other = sync_answered(&mut log, false, Seq(1), Ok(Seq(9)));
+        assert_eq!(other, AfterSync::Failed(FsError::Evicted));
+        assert!(!log.is_durable(Seq(1)));
+        assert_eq!(sync_answered(&mut log, true, Seq(1), Ok(Seq(0))), AfterSync::Again);
+        assert_eq!(sync_answered(&mut log, true, Seq(1), Err(FsError::OutOfOrder)), AfterSync::Pause);
+        assert_eq!(sync_answered(&mut log, true, Seq(1), Ok(Seq(1))), AfterSync::Durable);
+        assert!(log.is_durable(Seq(1)));
+    }
+}
