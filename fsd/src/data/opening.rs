@@ -24,7 +24,7 @@ pub struct Opened {
 
 /// Opens all volumes in `disk`.
 pub fn open_volumes(disk: &Arc<dyn Disk>, owner: Owner, limits: Limits) -> Result<Opened, DataError> {
-    durable::remove_temporaries(&**disk)?;
+    durable::settle_names(&**disk)?;
     let mut ids: Vec<VolumeId> = disk.list()?.iter().filter_map(|name| parse_volume_name(name)).collect();
     ids.sort_unstable();
     let mut opened = Opened {

@@ -413,6 +413,29 @@ fn what_a_killed_process_left_is_made_durable_by_the_restart() {
     }
 }
 
+/// Among others killed after the rename that gives a new segment its name, and before that is durable.
+#[test]
+fn a_name_that_a_killed_process_left_is_made_durable_by_the_restart() {
+    for calls in 0..4 {
+        let disk = SimDisk::new();
+        let log = open(&disk, options(512, NEVER));
+        disk.fail_once(Call::Name, calls, io::ErrorKind::Other);
+        let mut n = 0;
+        while propose(&log, n + 1).is_ok() {
+            n += 1;
+        }
+        let killed = disk.kill();
+        drop(log);
+        let log = open(&killed, options(512, NEVER));
+        let last = propose(&log, n + 1).unwrap();
+        sync(&log, last);
+        for seed in 0..16 {
+            let found = read(&killed.power_cycle(seed)).unwrap().1.len();
+            assert_eq!(found as u64, n + 1, "{calls} calls, seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn power_loss_at_any_change_keeps_what_was_durable() {
     for seed in 0..6 {

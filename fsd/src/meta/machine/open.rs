@@ -11,7 +11,7 @@ use super::core::{CheckpointState, Core, Shared, apply_all};
 use super::published::Published;
 use super::{Machine, MachineConfig, OpenError, Owned};
 use crate::disk::{Disk, RealDisk, trust_only_the_disk};
-use crate::durable::{DirLock, TEMPORARY, create_dir_all, remove_temporaries};
+use crate::durable::{DirLock, TEMPORARY, create_dir_all, settle_names};
 use crate::meta::apply::{Command, Fatal, Sessions};
 use crate::meta::log::{FileLog, Log, LogOptions, RecoverError, recover};
 use crate::meta::tables::{State, Store, View};
@@ -127,7 +127,7 @@ fn unreadable(error: FsError) -> OpenError {
 
 fn open_store(disk: &dyn Disk, config: &MachineConfig, birth: &Birth) -> Result<Store, OpenError> {
     let failed = |source| OpenError::Io { path: TABLES.into(), source };
-    remove_temporaries(disk).map_err(failed)?;
+    settle_names(disk).map_err(failed)?;
     let file = match disk.open(TABLES) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
