@@ -3,8 +3,10 @@
 
 use super::oplog::{DoesNotFit, OpLog, Refused};
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::Seq;
-use cairn_common::proto::meta::{AttachReply, BatchReply};
+use cairn_common::ids::{Ino, Seq};
+use cairn_common::limits::OPENS_MAX;
+use cairn_common::proto::meta::{AttachReply, BatchReply, OpenState};
+use std::collections::HashSet;
 
 /// After the answer to a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,6 +29,19 @@ pub fn batch_answered(log: &mut OpLog, answer: FsResult<BatchReply>) -> AfterBat
         Err(error @ (FsError::Evicted | FsError::OutOfOrder)) => AfterBatch::TakeUpAgain(Some(error)),
         Err(error) => AfterBatch::Pause(error),
     }
+}
+
+/// What to tell of open files when the session is taken up again. `open`: those that are. `opened`: what
+/// [`OpLog::opened`] said before; of these, a file that is closed by now must not be open for ever when it is made again.
+#[must_use]
+pub fn opens_to_tell(opened: Vec<Ino>, open: Vec<OpenState>) -> Vec<OpenState> {
+    let known: HashSet<_> = open.iter().map(|state| state.ino).collect();
+    let closed = opened.into_iter().filter(|ino| !known.contains(ino));
+    let closed = closed.map(|ino| OpenState { ino, opens: 0, writers: 0 });
+    let room = OPENS_MAX.saturating_sub(open.len());
+    let mut told = open;
+    told.extend(closed.take(room));
+    told
 }
 
 /// After the answer to an attach of a session that exists.
@@ -95,7 +110,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
     use super::*;
     use cairn_common::attr::{Caller, Timestamp};
-    use cairn_common::ids::Ino;
     use cairn_common::namespace::op::{Op, OpBody, OpReply};
 
     /// One operation under way.
@@ -121,6 +135,22 @@ mod tests {
         let mut full = log();
         assert_eq!(batch_answered(&mut full, Err(FsError::NoSpace)), AfterBatch::Pause(FsError::NoSpace));
         assert!(full.batch_under_way().is_some(), "the same batch again");
+    }
+
+    #[test]
+    fn what_was_opened_and_closed_is_told_as_long_as_it_may_come_again() {
+        let make = |ino| OpBody::Tmpfile { parent: Ino::ROOT, ino, perm: 0, umask: 0 };
+        let mut log = OpLog::default();
+        for ino in [2, 3, 4] {
+            let (time, caller) = (Timestamp::default(), Caller::default());
+            let _ticket = log.push(Op { time, caller, body: make(Ino(ino)) });
+        }
+        log.next_batch().unwrap();
+        let open = vec![OpenState { ino: Ino(3), opens: 1, writers: 1 }];
+        assert_eq!(opens_to_tell(log.opened(), open.clone()), open, "they are not answered");
+        batch_answered(&mut log, Ok(reply(3, 1)));
+        let closed = OpenState { ino: Ino(4), opens: 0, writers: 0 };
+        assert_eq!(opens_to_tell(log.opened(), open.clone()), [open[0], closed], "the first is durable");
     }
 
     #[test]

@@ -11,7 +11,7 @@
 
 use super::OpTicket;
 use cairn_common::error::FsError;
-use cairn_common::ids::Seq;
+use cairn_common::ids::{Ino, Seq};
 use cairn_common::limits::{BATCH_BYTES_MAX, BATCH_OPS_MAX};
 use cairn_common::namespace::op::{Commit, ExtentData, Op, OpBody, OpResult};
 use std::collections::VecDeque;
@@ -113,6 +113,17 @@ impl OpLog {
         let range = start..start + self.under_way;
         (self.under_way > 0)
             .then(|| (self.next_to_send, self.entries.range(range).map(|e| e.op.clone()).collect()))
+    }
+
+    /// Inodes that operations made and opened, which the server may yet lose: they would come again.
+    #[must_use]
+    pub fn opened(&self) -> Vec<Ino> {
+        let made = |entry: &Entry| match &entry.op.body {
+            OpBody::Create(create) if create.open => Some(create.ino),
+            OpBody::Tmpfile { ino, .. } => Some(*ino),
+            _ => None,
+        };
+        self.entries.iter().filter(|entry| entry.done).filter_map(made).collect()
     }
 
     /// True if `seq` and all before are on stable storage.
@@ -223,7 +234,6 @@ fn inline_len(data: &ExtentData) -> usize {
 mod tests {
     use super::*;
     use cairn_common::attr::{Caller, Timestamp};
-    use cairn_common::ids::Ino;
     use cairn_common::namespace::op::OpReply;
 
     fn op(n: u64) -> Op {

@@ -6,7 +6,7 @@
 //! ends the sessions of mounts that die beside this one.
 
 use super::answers::{
-    AfterAttach, AfterBatch, AfterSync, Over, attach_answered, batch_answered, sync_answered,
+    AfterAttach, AfterBatch, AfterSync, Over, attach_answered, batch_answered, opens_to_tell, sync_answered,
 };
 use super::calls::{Attached, CALL_DEADLINE, Calls, State};
 use super::clock::ServerClock;
@@ -283,7 +283,9 @@ impl Session {
     /// What is open here. Closes that wait to be sent are in it already, so they are dropped; one that
     /// slips in between is lost, which leaves an open too many at the server, never one too few.
     fn opens_without_closes<S: EventSink>(&self, sink: &S) -> Vec<OpenState> {
-        let opens = sink.open_states();
+        // What was answered before is counted among the opens by now, or closed.
+        let opened = self.log.lock().opened();
+        let opens = opens_to_tell(opened, sink.open_states());
         self.closes.clear();
         opens
     }
