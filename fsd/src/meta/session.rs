@@ -304,6 +304,11 @@ impl Sessions {
         true
     }
 
+    /// True if its end is being logged.
+    pub fn is_ending(&self, session: SessionId) -> bool {
+        self.state.lock().live.get(&session).is_some_and(|live| live.evicting)
+    }
+
     /// The end of a session is durable.
     pub fn end(&self, session: SessionId) {
         let mut state = self.state.lock();

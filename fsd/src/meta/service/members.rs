@@ -70,6 +70,10 @@ fn reply(meta: &Meta, session: SessionId, attached: Attached) -> FsResult<Attach
 /// the answer to the first call may have been lost.
 pub async fn end(meta: Arc<Meta>, session: SessionId) -> FsResult<()> {
     if !meta.sessions.refuse(session) {
+        if meta.sessions.is_ending(session) {
+            // Another asks for the same, and its entry may not be durable yet: behind this one it is.
+            meta.machine.submit(Command::EndSession { session }).await?;
+        }
         return Ok(());
     }
     if let Err(error) = meta.machine.submit(Command::EndSession { session }).await {
