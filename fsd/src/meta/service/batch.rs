@@ -151,7 +151,9 @@ impl Plan {
             }
         }
         for (index, ino) in &self.links {
-            if matches!(results.get(*index), Some(Ok(_))) {
+            // Not of a repeated batch, which has no effects: what it linked may have lost all names since.
+            let changed = effects.attrs.binary_search(ino).is_ok() || effects.data.binary_search(ino).is_ok();
+            if changed && matches!(results.get(*index), Some(Ok(_))) {
                 leases.linked(*ino);
             }
         }
