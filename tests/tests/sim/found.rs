@@ -28,3 +28,9 @@ fn a_closed_file_that_is_made_again() {
 fn the_end_of_a_session_that_is_asked_for_twice() {
     run_seed(3457);
 }
+
+/// A copy of the batch that had linked and removed a file said that it had a name again, so it was not reaped.
+#[test]
+fn a_late_copy_of_a_batch_that_links_a_file() {
+    run_seed(1_002_683);
+}
