@@ -126,6 +126,13 @@ impl OpLog {
         self.entries.iter().filter(|entry| entry.done).filter_map(made).collect()
     }
 
+    /// True while operations that were answered are on their way again, because the server lost them.
+    #[must_use]
+    pub fn is_repeating(&self) -> bool {
+        let next = self.entries.get(self.position(self.next_to_send));
+        next.is_some_and(|entry| entry.reply.is_none())
+    }
+
     /// True if `seq` and all before are on stable storage.
     #[must_use]
     pub fn is_durable(&self, seq: Seq) -> bool {
@@ -303,7 +310,9 @@ mod tests {
         assert!(tickets[2].reply.try_recv().is_ok());
         let _d = log.push(op(4));
         log.next_batch();
+        assert!(!log.is_repeating());
         assert!(log.reattached(Seq(1), Seq(1)), "the server lost power after making the first durable");
+        assert!(log.is_repeating());
         assert_eq!(log.next_batch(), Some((Seq(2), vec![op(2), op(3), op(4)])));
         assert_eq!(log.answered(done(3), Seq(4)), Ok(vec![]), "answered tickets are not answered again");
         assert!(log.is_empty());

@@ -414,10 +414,22 @@ impl Session {
 
     // --- Closes
 
+    /// Waits until the server has again what it lost with its power: a file that is made once more after it was closed
+    /// would stay open there.
+    async fn repeated(&self) {
+        let mut passed = self.passed.subscribe();
+        while self.log.lock().is_repeating() {
+            if passed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn run_closes(self: Arc<Self>) {
         loop {
             self.closes.queued().await;
             loop {
+                self.repeated().await;
                 let Ok(attached) = self.calls.attached().await else { return };
                 let items = self.closes.take();
                 if items.is_empty() {
