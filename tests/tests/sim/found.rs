@@ -34,3 +34,9 @@ fn the_end_of_a_session_that_is_asked_for_twice() {
 fn a_late_copy_of_a_batch_that_links_a_file() {
     run_seed(1_002_683);
 }
+
+/// Closed after the session was taken up again and before its making was repeated, a file stayed open at the server.
+#[test]
+fn a_file_that_is_closed_before_it_is_made_again() {
+    run_seed(1_003_261);
+}

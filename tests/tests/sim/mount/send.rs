@@ -56,6 +56,9 @@ impl World {
     pub(super) fn send_closes(&mut self, index: usize, session: SessionId) {
         let (answered, journal) = (self.record.sessions[&session].answered, self.meta.shared.journal);
         let Some(process) = self.mounts[index].process.as_mut() else { return };
+        if process.log.is_repeating() {
+            return;
+        }
         let (over, closing): (Vec<_>, Vec<_>) =
             process.closing.drain(..).partition(|(_, seq)| *seq <= answered);
         process.closing = closing;
