@@ -37,12 +37,14 @@ pub fn replace_path(path: &Path, content: &[u8]) -> io::Result<()> {
     replace(&RealDisk::open(parent)?, name, &[content])
 }
 
-/// Removes what a crash left half made.
-pub fn remove_temporaries(disk: &dyn Disk) -> io::Result<()> {
+/// To be called before the names in a directory are believed that a process before this one may have made: removes what
+/// it left half made, and makes the others durable. It may have been killed between a rename and the sync of the
+/// directory; what this one then syncs below that name would be lost with the name.
+pub fn settle_names(disk: &dyn Disk) -> io::Result<()> {
     for name in disk.list()?.iter().filter(|n| n.ends_with(TEMPORARY)) {
         disk.remove(name)?;
     }
-    Ok(())
+    disk.sync_dir()
 }
 
 /// Makes a directory and its missing parents (mode 0700), each durable in its own parent.

@@ -32,7 +32,8 @@ pub struct ClientInfo {
     pub pid: u32,
 }
 
-/// How often an inode is open in a mount.
+/// How often an inode is open in a mount. Not at all: the mount has made, opened and closed it, and if the server has lost
+/// that, it is not open when the operation comes again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenState {
     pub ino: Ino,

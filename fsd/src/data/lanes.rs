@@ -10,6 +10,7 @@ use super::volume::Volume;
 use super::volume::format::{Record, RecordKind};
 use super::volume::segment::{Done, Refused};
 use crate::disk::Disk;
+use cairn_common::env::Rng;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::BlockRef;
 use cairn_common::proto::data::PutRequest;
@@ -48,6 +49,8 @@ pub enum Chore {
 pub struct Lanes {
     pub disk: Arc<dyn Disk>,
     pub counters: Arc<Counters>,
+    /// Where cookies come from.
+    pub rng: Arc<dyn Rng>,
     /// Where blocks go now, and where they will go next.
     pub open: Mutex<OpenVolumes>,
     /// At most two chores per volume: the channel need not be bounded.
@@ -95,7 +98,7 @@ impl Lanes {
         let mut written = 0;
         while let Some(job) = next {
             written += job.request.payload.len();
-            let record = record_of(&job.request);
+            let record = record_of(&job.request, self.rng.u32());
             let payload = job.request.payload.clone();
             let mut waiting = Some(job);
             let appended = volume.segment().append(&*self.disk, &mut tail, record, payload.segments(), |b| {
@@ -139,11 +142,11 @@ impl Lanes {
     }
 }
 
-fn record_of(request: &PutRequest) -> Record {
+fn record_of(request: &PutRequest, cookie: u32) -> Record {
     Record {
         kind: RecordKind::Block,
         sequence: 0,
-        cookie: rand::random(),
+        cookie,
         session: request.session,
         payload_len: u32::try_from(request.payload.len()).expect("checked when it came in"),
         summary_len: request.summary_len,

@@ -4,10 +4,11 @@
 //! all before it in its volume are durable; `docs/formats/volume.md` says why a crash at any point is safe.
 
 pub mod identity;
-mod lanes;
+pub mod lanes;
 pub mod leaks;
 pub mod link;
-mod report;
+pub mod opening;
+pub mod report;
 pub mod role;
 pub mod service;
 pub mod store;

@@ -3,13 +3,15 @@
 //! All disk access happens on threads made for it: the lanes (see `lanes.rs`) write, and a bounded number
 //! of tokio's blocking threads read, delete and seal. The maps here are locked for moments only.
 
-use super::lanes::{Chore, Lanes, OpenVolumes, PutJob, PutOutcome};
+use super::lanes::{Chore, Lanes, PutJob, PutOutcome};
+use super::opening::open_volumes;
 use super::report::Counters;
 use super::volume::segment::Limits;
-use super::volume::{Condition, Owner, Span, Volume, parse_volume_name, volume_name};
+use super::volume::{Owner, Span, Volume, volume_name};
 use super::{DataConfig, DataError, VolumeIds};
 use crate::disk::{Disk, is_full};
-use crate::durable::{self, DirLock};
+use crate::durable::DirLock;
+use cairn_common::env::SystemRng;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, VolumeId};
 use cairn_common::limits::{FRAME_PAYLOAD_MAX, PIECE};
@@ -101,6 +103,7 @@ impl Store {
         let lanes = Arc::new(Lanes {
             disk: disk.clone(),
             counters: counters.clone(),
+            rng: Arc::new(SystemRng),
             open: Mutex::new(found.open),
             chores: chores.clone(),
         });
@@ -380,67 +383,6 @@ fn check_put(request: &PutRequest) -> FsResult<()> {
         return Err(FsError::Corrupt);
     }
     Ok(())
-}
-
-struct Opened {
-    volumes: BTreeMap<VolumeId, Arc<Volume>>,
-    open: OpenVolumes,
-    to_seal: Vec<Arc<Volume>>,
-    unclean: bool,
-}
-
-fn open_volumes(disk: &Arc<dyn Disk>, owner: Owner, limits: Limits) -> Result<Opened, DataError> {
-    durable::remove_temporaries(&**disk)?;
-    let mut ids: Vec<VolumeId> = disk.list()?.iter().filter_map(|name| parse_volume_name(name)).collect();
-    ids.sort_unstable();
-    let mut opened = Opened {
-        volumes: BTreeMap::new(),
-        open: OpenVolumes::default(),
-        to_seal: Vec::new(),
-        unclean: false,
-    };
-    let mut growing = Vec::new();
-    // Without a volume that ended in order nothing says that the daemon did.
-    let mut clean = false;
-    for id in ids {
-        let (volume, condition) = match Volume::open(disk.clone(), owner, id, limits) {
-            Ok((volume, condition)) => (Arc::new(volume), condition),
-            Err(error) => {
-                // The others are served all the same.
-                error!("volume {id} cannot be opened and is left alone: {error}");
-                continue;
-            }
-        };
-        match condition {
-            // Died before it could be removed; the chore finds it sealed.
-            Condition::Sealed if volume.is_spent() => opened.to_seal.push(volume.clone()),
-            Condition::Sealed => {}
-            Condition::Unsealed => opened.to_seal.push(volume.clone()),
-            Condition::Open => {
-                clean = true;
-                growing.push(volume.clone());
-            }
-            Condition::Recovered => {
-                opened.unclean = true;
-                growing.push(volume.clone());
-            }
-        }
-        opened.volumes.insert(id, volume);
-    }
-    opened.unclean |= !clean;
-    choose_open(growing, &mut opened);
-    if opened.unclean && !opened.volumes.is_empty() {
-        info!("recovered {} volumes after an unclean stop", opened.volumes.len());
-    }
-    Ok(opened)
-}
-
-/// The fullest growing volume goes on, the next is the spare; there are more only after crashes.
-fn choose_open(mut growing: Vec<Arc<Volume>>, opened: &mut Opened) {
-    growing.sort_by_key(|volume| volume.stat().bytes);
-    opened.open.current = growing.pop();
-    opened.open.spare = growing.pop();
-    opened.to_seal.append(&mut growing);
 }
 
 /// Seals and prepares, one chore at a time, until the store is gone.

@@ -2,7 +2,7 @@
 
 use super::machine::Machine;
 use super::tables::Snapshot;
-use cairn_common::error::{FsError, FsResult};
+use cairn_common::error::FsResult;
 use cairn_common::ids::{BlockRef, NodeId};
 
 /// Most blocks in one reply.
@@ -14,9 +14,7 @@ pub const DELETE_PAGE: usize = 4096;
 /// one of these blocks again. So the log is made durable up to what was read, first.
 pub async fn dead_blocks(machine: &Machine, node: NodeId) -> FsResult<Vec<BlockRef>> {
     // Rows that were removed since the last checkpoint are walked over: not on a thread that others wait for.
-    let reader = machine.clone();
-    let read = move || reader.read(|snapshot| next_blocks(snapshot, node));
-    let blocks = tokio::task::spawn_blocking(read).await.map_err(|_panicked| FsError::Io)??;
+    let blocks = machine.read_long(|snapshot| next_blocks(snapshot, node))?;
     if !blocks.is_empty() {
         machine.sync(machine.progress().applied).await?;
     }

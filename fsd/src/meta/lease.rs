@@ -21,10 +21,10 @@
 use super::lock_wait::LockWaiters;
 use super::recall::{EventRef, Recalls, WaitId};
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::{Ino, SessionId};
+use cairn_common::ids::{Ino, Seq, SessionId};
 use cairn_common::limits::OPENS_MAX;
 use cairn_common::proto::meta::{CloseItem, DataLease, Event, EventBody, OpenState};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What the owner of the machine has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +84,16 @@ struct Member {
     /// It has attached since the start.
     attached: bool,
     open_files: u64,
+    /// The opens of files that its operations up to here make are counted, since it attached.
+    made: Seq,
+    /// Files that were closed when it attached, and that it may have to make again.
+    closed: BTreeSet<Ino>,
+}
+
+impl Member {
+    fn new(attached: bool) -> Member {
+        Member { attached, open_files: 0, made: Seq(0), closed: BTreeSet::new() }
+    }
 }
 
 /// How far the end of a file without names has come.
@@ -139,8 +149,7 @@ impl Leases {
     /// `known`: sessions that the durable state has; their mounts will attach again. Generations and
     /// event ids begin at `first`, above those of every earlier incarnation.
     pub fn new(first: u64, known: impl IntoIterator<Item = SessionId>) -> Leases {
-        let members: BTreeMap<_, _> =
-            known.into_iter().map(|s| (s, Member { attached: false, open_files: 0 })).collect();
+        let members: BTreeMap<_, _> = known.into_iter().map(|s| (s, Member::new(false))).collect();
         // The only session may have been told before the restart that it is alone.
         let sole = match members.keys().next() {
             Some(only) if members.len() == 1 => Sole::Session(*only),
@@ -214,7 +223,7 @@ impl Leases {
     /// A new session is durable.
     pub fn attach(&mut self, session: SessionId) -> Attached {
         self.attaching = self.attaching.saturating_sub(1);
-        self.members.insert(session, Member { attached: true, open_files: 0 });
+        self.members.insert(session, Member::new(true));
         if self.members.len() == 1 && self.attaching == 0 {
             // The answer says so; no event needed.
             self.sole = Sole::Session(session);
@@ -226,6 +235,10 @@ impl Leases {
     pub fn attach_again(&mut self, session: SessionId, opens: &[OpenState]) -> FsResult<Attached> {
         let member = self.members.get_mut(&session).ok_or(FsError::Evicted)?;
         let first_time = !std::mem::replace(&mut member.attached, true);
+        // What is not answered yet is not among its opens.
+        member.made = Seq(0);
+        let closed = opens.iter().filter(|state| state.opens == 0 && state.writers == 0);
+        member.closed = closed.map(|state| state.ino).collect();
         self.replace_opens(session, opens);
         if first_time {
             self.absent -= 1;
@@ -237,9 +250,7 @@ impl Leases {
     /// A session has ended, durably: by detach or eviction.
     pub fn end(&mut self, session: SessionId) {
         let Some(member) = self.members.remove(&session) else { return };
-        let held: Vec<Ino> =
-            self.files.iter_mut().filter_map(|(ino, f)| f.of(session).map(|_| *ino)).collect();
-        for ino in held {
+        for ino in self.held_by(session) {
             self.release(session, ino, u32::MAX, u32::MAX);
         }
         self.recalls.settle_all(session, &mut self.resumed);
@@ -308,9 +319,15 @@ impl Leases {
         Ok(Opened { lease, generation: self.next_generation(), wait })
     }
 
-    /// The session is about to make and open `ino` in one operation. Repeated calls count once: a
-    /// batch may come twice.
-    pub fn creating(&mut self, session: SessionId, ino: Ino) {
+    /// The session is about to make and open `ino` by operation `seq`. It counts once, however often the batch
+    /// comes: the last copy may be looked at when the file is closed already, or when later batches are applied. Never undone:
+    /// what is refused now comes again, or the session ends.
+    pub fn creating(&mut self, session: SessionId, seq: Seq, ino: Ino) {
+        let Some(member) = self.members.get_mut(&session).filter(|member| member.made < seq) else { return };
+        member.made = seq;
+        if member.closed.contains(&ino) {
+            return;
+        }
         if self.files.get_mut(&ino).is_none_or(|file| file.of(session).is_none()) {
             self.add(session, ino, 1, 1);
         }
@@ -516,15 +533,19 @@ impl Leases {
         }
     }
 
+    /// What `session` has open, in order: the same events lead to the same commands.
+    fn held_by(&mut self, session: SessionId) -> Vec<Ino> {
+        let mut held: Vec<Ino> =
+            self.files.iter_mut().filter_map(|(ino, file)| file.of(session).map(|_| *ino)).collect();
+        held.sort_unstable();
+        held
+    }
+
     /// Sets what `session` has open, after a restart or a lost connection.
     fn replace_opens(&mut self, session: SessionId, opens: &[OpenState]) {
-        let wanted: HashMap<Ino, &OpenState> =
+        let wanted: BTreeMap<Ino, &OpenState> =
             opens.iter().filter(|o| o.opens > 0 || o.writers > 0).map(|o| (o.ino, o)).collect();
-        let gone: Vec<Ino> = (self.files.iter_mut())
-            .filter_map(|(ino, file)| file.of(session).map(|_| *ino))
-            .filter(|ino| !wanted.contains_key(ino))
-            .collect();
-        for ino in gone {
+        for ino in self.held_by(session).into_iter().filter(|ino| !wanted.contains_key(ino)) {
             self.release(session, ino, u32::MAX, u32::MAX);
         }
         for (&ino, state) in &wanted {

@@ -185,8 +185,8 @@ fn files_without_names_are_reaped_after_the_last_close() {
     assert!(!leases.reap_begins(FILE), "once");
     assert_eq!(leases.open(A, FILE, false), Err(FsError::Stale), "on its way out");
     leases.reaped(FILE);
-    leases.creating(A, FILE);
-    leases.creating(A, FILE);
+    leases.creating(A, Seq(1), FILE);
+    leases.creating(A, Seq(1), FILE);
     leases.orphan(FILE);
     leases.linked(FILE);
     close(&mut leases, A, 1, 1);
@@ -198,6 +198,22 @@ fn files_without_names_are_reaped_after_the_last_close() {
     assert!(!leases.reap_begins(Ino(77)), "it has a name again");
     leases.close(A, CloseItem { ino: Ino(77), opens: 1, writers: 0 });
     assert_eq!(leases.take_commands(), []);
+}
+
+#[test]
+fn a_batch_that_comes_again_opens_nothing_again() {
+    let mut leases = two();
+    leases.creating(A, Seq(5), FILE);
+    close(&mut leases, A, 1, 1);
+    leases.creating(A, Seq(5), FILE);
+    assert_eq!(leases.open_files(A), 0, "it was made, opened and closed before");
+    leases.attach_again(A, &[]).unwrap();
+    leases.creating(A, Seq(5), FILE);
+    assert_eq!(leases.open_files(A), 1, "it was not answered, so it was not among the opens");
+    // The server has lost what it knew of the file; the mount has closed it, and makes it again.
+    leases.attach_again(A, &[OpenState { ino: FILE, opens: 0, writers: 0 }]).unwrap();
+    leases.creating(A, Seq(5), FILE);
+    assert_eq!(leases.open_files(A), 0, "nobody would ever close it");
 }
 
 #[test]

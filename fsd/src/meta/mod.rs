@@ -7,7 +7,7 @@ pub mod lease;
 mod lock_wait;
 pub mod log;
 pub mod machine;
-mod reaper;
+pub mod reaper;
 pub mod recall;
 pub mod service;
 pub mod session;

@@ -16,11 +16,13 @@ use tokio::time::Instant;
 /// Most inodes in one command.
 const BATCH: usize = 256;
 /// How long a file lives on after its last name and its last close.
-const GRACE: Duration = Duration::from_secs(1);
+pub const GRACE: Duration = Duration::from_secs(1);
 /// Most files that wait for that; with more of them, the oldest go earlier.
 const WAITING_MAX: usize = 64 << 10;
 /// Most orphans read at a time when all are looked at.
 const SCAN_PAGE: usize = 1024;
+/// How long after the last known session is back unnamed files are looked at.
+pub const SCAN_DELAY: Duration = Duration::from_secs(2);
 /// Pause after a failed command (a full disk, say).
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -28,6 +30,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub async fn run(machine: Machine, sessions: Arc<Sessions>, mut work: mpsc::UnboundedReceiver<ReapWork>) {
     let mut items = Vec::with_capacity(BATCH);
     let mut waiting: VecDeque<(Instant, Ino)> = VecDeque::new();
+    let mut scan_at: Option<Instant> = None;
     loop {
         let first = waiting.front().map(|(due, _)| *due);
         let full = waiting.len() >= WAITING_MAX;
@@ -40,11 +43,16 @@ pub async fn run(machine: Machine, sessions: Arc<Sessions>, mut work: mpsc::Unbo
                     match item {
                         ReapWork::Inode(ino) => waiting.push_back((Instant::now() + GRACE, ino)),
                         ReapWork::Scan => retry(|| scan(&machine, &sessions)).await,
+                        ReapWork::ScanLater => scan_at = Some(Instant::now() + SCAN_DELAY),
                     }
                 }
             }
             () = tokio::time::sleep_until(first.unwrap_or_else(Instant::now)), if first.is_some() && !full => {
                 reap(&machine, &sessions, take(&mut waiting, Instant::now())).await;
+            }
+            () = tokio::time::sleep_until(scan_at.unwrap_or_else(Instant::now)), if scan_at.is_some() => {
+                scan_at = None;
+                retry(|| scan(&machine, &sessions)).await;
             }
             () = std::future::ready(()), if full => {
                 let oldest = waiting.drain(..BATCH).map(|(_, ino)| ino).collect();
@@ -60,7 +68,8 @@ fn take(waiting: &mut VecDeque<(Instant, Ino)>, now: Instant) -> Vec<Ino> {
     waiting.drain(..due).map(|(_, ino)| ino).collect()
 }
 
-async fn reap(machine: &Machine, sessions: &Sessions, mut inos: Vec<Ino>) {
+/// Removes those of `inos` that still have no name and are not open.
+pub async fn reap(machine: &Machine, sessions: &Sessions, mut inos: Vec<Ino>) {
     sessions.tell(|leases| inos.retain(|ino| leases.reap_begins(*ino)));
     while !inos.is_empty() {
         let unfinished = match machine.submit(Command::Reap { inos: inos.clone() }).await {
@@ -84,7 +93,7 @@ async fn reap(machine: &Machine, sessions: &Sessions, mut inos: Vec<Ino>) {
 }
 
 /// Tells the lease machine of all orphans; what nobody has open comes back as work.
-fn scan(machine: &Machine, sessions: &Sessions) -> FsResult<()> {
+pub fn scan(machine: &Machine, sessions: &Sessions) -> FsResult<()> {
     let mut after = Ino(0);
     loop {
         let page = machine.read(|snapshot| snapshot.orphans(after, SCAN_PAGE))?;

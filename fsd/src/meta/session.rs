@@ -9,6 +9,7 @@
 
 use super::lease::{Attached, Command, Leases};
 use super::recall::WaitId;
+use cairn_common::env::Clock;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::SessionId;
 use cairn_common::proto::meta::{ClientInfo, Event, OpenState};
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -26,9 +27,6 @@ const QUEUE_MAX: usize = 65_536;
 const EVENTS_PER_REPLY: usize = 256;
 /// Longest wait of one call for events.
 const EVENT_WAIT_MAX: Duration = Duration::from_secs(20);
-
-/// How long after the last known session is back unnamed files are looked at.
-const SCAN_DELAY: Duration = Duration::from_secs(2);
 
 /// Times of sessions.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +57,9 @@ pub enum ReapWork {
     Inode(cairn_common::ids::Ino),
     /// Look at all inodes without names.
     Scan,
+    /// The same, when mounts that are back have had time to repeat the batch that was under way: it may have made a
+    /// temporary file that is not among their opens yet.
+    ScanLater,
 }
 
 /// Why a session is to be evicted.
@@ -72,23 +73,24 @@ pub enum Overdue {
     Behind,
 }
 
+/// Times are those of the sessions' clock.
 #[derive(Debug)]
 struct Live {
     client: ClientInfo,
-    contact: Instant,
+    contact: Duration,
     queue: VecDeque<Event>,
     /// Unacknowledged events that must be acknowledged, and since when.
-    owed: BTreeMap<u64, Instant>,
+    owed: BTreeMap<u64, Duration>,
     arrived: Arc<Notify>,
     /// Its end is being logged: nothing of it is answered any more.
     evicting: bool,
 }
 
 impl Live {
-    fn new(client: ClientInfo) -> Live {
+    fn new(client: ClientInfo, now: Duration) -> Live {
         Live {
             client,
-            contact: Instant::now(),
+            contact: now,
             queue: VecDeque::new(),
             owed: BTreeMap::new(),
             arrived: Arc::new(Notify::new()),
@@ -97,19 +99,19 @@ impl Live {
     }
 
     /// It is as if it had just done all that it owes time for.
-    fn heard(&mut self, now: Instant) {
+    fn heard(&mut self, now: Duration) {
         self.contact = now;
         self.owed.values_mut().for_each(|since| *since = now);
     }
 
     /// When it will have been silent, or in debt, for too long.
-    fn expires(&self, times: SessionTimes) -> Instant {
+    fn expires(&self, times: SessionTimes) -> Duration {
         let silent = self.contact + times.timeout;
         self.owed.first_key_value().map_or(silent, |(_, since)| silent.min(*since + times.recall))
     }
 
     /// Why it is to be evicted, if it is.
-    fn overdue(&self, times: SessionTimes, now: Instant) -> Option<Overdue> {
+    fn overdue(&self, times: SessionTimes, now: Duration) -> Option<Overdue> {
         let owed = self.owed.first_key_value();
         if self.contact + times.timeout <= now {
             Some(Overdue::Silent(times.timeout))
@@ -126,7 +128,7 @@ struct State {
     live: HashMap<SessionId, Live>,
     waiting: HashMap<WaitId, oneshot::Sender<()>>,
     /// When it was last looked at who is silent.
-    swept: Instant,
+    swept: Duration,
 }
 
 /// What `status` tells of a session.
@@ -142,6 +144,7 @@ pub struct Contact {
 pub struct Sessions {
     state: Mutex<State>,
     times: SessionTimes,
+    clock: Arc<dyn Clock>,
     recovering: AtomicBool,
     recovered: watch::Sender<bool>,
     /// Wakes the task that evicts: a session came to be, or must go at once.
@@ -157,13 +160,16 @@ impl Sessions {
         known: Vec<(SessionId, ClientInfo)>,
         times: SessionTimes,
         reaper: mpsc::UnboundedSender<ReapWork>,
+        clock: Arc<dyn Clock>,
     ) -> Arc<Sessions> {
         let leases = Leases::new(first, known.iter().map(|(session, _)| *session));
         let recovering = !known.is_empty();
-        let live = known.into_iter().map(|(session, client)| (session, Live::new(client))).collect();
+        let now = clock.monotonic();
+        let live = known.into_iter().map(|(session, client)| (session, Live::new(client, now))).collect();
         Arc::new(Sessions {
-            state: Mutex::new(State { leases, live, waiting: HashMap::new(), swept: Instant::now() }),
+            state: Mutex::new(State { leases, live, waiting: HashMap::new(), swept: now }),
             times,
+            clock,
             recovering: AtomicBool::new(recovering),
             recovered: watch::Sender::new(!recovering),
             sweep: Notify::new(),
@@ -174,6 +180,15 @@ impl Sessions {
 
     pub fn times(&self) -> SessionTimes {
         self.times
+    }
+
+    /// The server's clock.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.monotonic()
     }
 
     /// Ends all waits for events: the daemon stops.
@@ -199,7 +214,7 @@ impl Sessions {
     pub fn enter<R>(&self, session: SessionId, ask: impl FnOnce(&mut Leases) -> R) -> FsResult<R> {
         let mut state = self.state.lock();
         let live = state.live.get_mut(&session).filter(|live| !live.evicting);
-        live.ok_or(FsError::Evicted)?.contact = Instant::now();
+        live.ok_or(FsError::Evicted)?.contact = self.now();
         let answer = ask(&mut state.leases);
         self.carry_out(&mut state);
         Ok(answer)
@@ -213,7 +228,7 @@ impl Sessions {
     ) -> FsResult<(R, Option<Waiting>)> {
         let mut state = self.state.lock();
         let live = state.live.get_mut(&session).filter(|live| !live.evicting);
-        live.ok_or(FsError::Evicted)?.contact = Instant::now();
+        live.ok_or(FsError::Evicted)?.contact = self.now();
         let (answer, wait) = ask(&mut state.leases);
         let waiting = wait.map(|id| self.register(&mut state, id));
         self.carry_out(&mut state);
@@ -254,7 +269,7 @@ impl Sessions {
     pub fn attach(&self, mut attaching: Attaching, session: SessionId, client: ClientInfo) -> Attached {
         attaching.done = true;
         let mut state = self.state.lock();
-        state.live.insert(session, Live::new(client));
+        state.live.insert(session, Live::new(client, self.now()));
         let attached = state.leases.attach(session);
         self.carry_out(&mut state);
         self.sweep.notify_one();
@@ -270,7 +285,7 @@ impl Sessions {
     ) -> FsResult<Attached> {
         let mut state = self.state.lock();
         let live = state.live.get_mut(&session).filter(|live| !live.evicting).ok_or(FsError::Evicted)?;
-        live.contact = Instant::now();
+        live.contact = self.now();
         live.client = client;
         let attached = state.leases.attach_again(session, opens);
         self.carry_out(&mut state);
@@ -287,6 +302,11 @@ impl Sessions {
         live.evicting = true;
         live.arrived.notify_waiters();
         true
+    }
+
+    /// True if its end is being logged.
+    pub fn is_ending(&self, session: SessionId) -> bool {
+        self.state.lock().live.get(&session).is_some_and(|live| live.evicting)
     }
 
     /// The end of a session is durable.
@@ -309,32 +329,34 @@ impl Sessions {
         }
     }
 
-    /// Sessions to be evicted, and when to look again.
+    /// Sessions to be evicted, in order, and how long to wait before looking again.
     /// `None`: there is nothing to watch.
     ///
     /// A process that was stopped itself heard nobody meanwhile: then all get their time again.
-    pub fn expired(&self) -> (Vec<(SessionId, Overdue)>, Option<Instant>) {
+    pub fn expired(&self) -> (Vec<(SessionId, Overdue)>, Option<Duration>) {
         let mut state = self.state.lock();
-        let now = Instant::now();
+        let now = self.now();
         let interval = (self.times.timeout.min(self.times.recall) / 4).max(Duration::from_millis(5));
         let stopped = now - std::mem::replace(&mut state.swept, now) > interval * 2;
         if stopped {
             state.live.values_mut().for_each(|live| live.heard(now));
         }
         let overdue = |live: &Live| if live.evicting { None } else { live.overdue(self.times, now) };
-        let expired = state.live.iter().filter_map(|(id, live)| Some((*id, overdue(live)?))).collect();
+        let mut expired: Vec<(SessionId, Overdue)> =
+            state.live.iter().filter_map(|(id, live)| Some((*id, overdue(live)?))).collect();
+        expired.sort_unstable_by_key(|(session, _)| *session);
         // At the next one's time, and not an interval later: others wait for its end. Those whose time is over
         // are tried again after the interval, if their end fails.
         let due = state.live.values().map(|live| live.expires(self.times)).filter(|at| *at > now).min();
-        let next = due.map_or(now + interval, |at| at.min(now + interval));
+        let next = due.map_or(interval, |at| (at - now).min(interval));
         (expired, (!state.live.is_empty()).then_some(next))
     }
 
     /// Waits until [`Sessions::expired`] should be asked again.
-    pub async fn sweep_after(&self, next: Option<Instant>) {
+    pub async fn sweep_after(&self, next: Option<Duration>) {
         match next {
-            Some(at) => {
-                let _ = tokio::time::timeout_at(at.into(), self.sweep.notified()).await;
+            Some(pause) => {
+                let _ = tokio::time::timeout(pause, self.sweep.notified()).await;
             }
             None => self.sweep.notified().await,
         }
@@ -343,11 +365,12 @@ impl Sessions {
     /// All sessions, for `status`.
     pub fn contacts(&self) -> Vec<Contact> {
         let state = self.state.lock();
+        let now = self.now();
         let mut contacts: Vec<Contact> = (state.live.iter())
             .map(|(session, live)| Contact {
                 session: *session,
                 client: live.client.clone(),
-                idle: live.contact.elapsed(),
+                idle: now.saturating_sub(live.contact),
                 open_files: state.leases.open_files(*session),
             })
             .collect();
@@ -361,16 +384,6 @@ impl Sessions {
         let _ = self.reaper.send(ReapWork::Scan);
     }
 
-    /// The same, when mounts that are back have had time to repeat the batch that was under way: it may
-    /// have made a temporary file that is not among their opens yet.
-    fn scan_orphans_later(&self) {
-        let reaper = self.reaper.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(SCAN_DELAY).await;
-            let _ = reaper.send(ReapWork::Scan);
-        });
-    }
-
     // Events --------------------------------------------------------------------------------------
 
     /// Waits for events of a session; those up to `received` have arrived there.
@@ -379,7 +392,7 @@ impl Sessions {
             let mut state = self.state.lock();
             let live = state.live.get_mut(&session).filter(|live| !live.evicting);
             let live = live.ok_or(FsError::Evicted)?;
-            live.contact = Instant::now();
+            live.contact = self.now();
             while live.queue.front().is_some_and(|event| event.id <= received) {
                 live.queue.pop_front();
             }
@@ -415,7 +428,7 @@ impl Sessions {
     pub fn acknowledge(&self, session: SessionId, event: u64) -> FsResult<()> {
         let mut state = self.state.lock();
         let live = state.live.get_mut(&session).filter(|live| !live.evicting).ok_or(FsError::Evicted)?;
-        live.contact = Instant::now();
+        live.contact = self.now();
         live.owed.remove(&event);
         state.leases.acknowledge(session, event);
         self.carry_out(&mut state);
@@ -444,7 +457,9 @@ impl Sessions {
                 Command::Reap(ino) => {
                     let _ = self.reaper.send(ReapWork::Inode(ino));
                 }
-                Command::ScanOrphans => self.scan_orphans_later(),
+                Command::ScanOrphans => {
+                    let _ = self.reaper.send(ReapWork::ScanLater);
+                }
             }
         }
     }
@@ -452,7 +467,7 @@ impl Sessions {
     fn queue(&self, state: &mut State, session: SessionId, event: Event, owed: bool) {
         let Some(live) = state.live.get_mut(&session) else { return };
         if owed {
-            live.owed.insert(event.id, Instant::now());
+            live.owed.insert(event.id, self.now());
         }
         live.queue.push_back(event);
         live.arrived.notify_waiters();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
 use super::*;
+use cairn_common::env::ManualClock;
 use cairn_common::ids::Ino;
 use cairn_common::proto::meta::{CloseItem, EventBody};
 
@@ -10,15 +11,16 @@ const B: SessionId = SessionId(2);
 const FILE: Ino = Ino(10);
 
 /// Two sessions that are back after a restart; A has FILE open.
-fn two(timeout: Duration) -> Arc<Sessions> {
+fn two(timeout: Duration) -> (Arc<Sessions>, Arc<ManualClock>) {
     let times = SessionTimes { timeout, recall: timeout, grace: timeout };
     let (reaper, _work) = mpsc::unbounded_channel();
     let known = vec![(A, ClientInfo::default()), (B, ClientInfo::default())];
-    let sessions = Sessions::new(0, known, times, reaper);
+    let clock = Arc::new(ManualClock::new());
+    let sessions = Sessions::new(0, known, times, reaper, clock.clone());
     let open = OpenState { ino: FILE, opens: 1, writers: 0 };
     sessions.attach_again(A, ClientInfo::default(), &[open]).unwrap();
     sessions.attach_again(B, ClientInfo::default(), &[]).unwrap();
-    sessions
+    (sessions, clock)
 }
 
 async fn events(sessions: &Sessions, received: u64) -> Vec<Event> {
@@ -27,7 +29,7 @@ async fn events(sessions: &Sessions, received: u64) -> Vec<Event> {
 
 #[tokio::test]
 async fn events_come_again_until_they_have_arrived() {
-    let sessions = two(Duration::from_secs(60));
+    let (sessions, _clock) = two(Duration::from_secs(60));
     let change =
         || sessions.enter_wait(B, |leases| ((), leases.after_change(B, &[FILE]))).unwrap().1.unwrap();
     let (first, second) = (change(), change());
@@ -45,7 +47,7 @@ async fn events_come_again_until_they_have_arrived() {
 
 #[tokio::test]
 async fn who_lets_events_pile_up_is_evicted() {
-    let sessions = two(Duration::from_secs(60));
+    let (sessions, _clock) = two(Duration::from_secs(60));
     for _ in 0..=QUEUE_MAX {
         drop(sessions.tell_wait(|leases| leases.after_change(B, &[FILE])));
     }
@@ -58,43 +60,44 @@ async fn who_lets_events_pile_up_is_evicted() {
     assert_eq!(sessions.expired().0, []);
 }
 
-#[tokio::test]
-async fn silence_while_the_server_itself_stood_still_does_not_count() {
-    let sessions = two(Duration::from_millis(400));
+#[test]
+fn silence_while_the_server_itself_stood_still_does_not_count() {
+    let (sessions, clock) = two(Duration::from_millis(400));
     drop(sessions.tell_wait(|leases| leases.after_change(B, &[FILE])));
-    std::thread::sleep(Duration::from_millis(450));
+    clock.advance(Duration::from_millis(450));
     assert_eq!(sessions.expired().0, [], "nobody looked for longer than the time-out");
     // Looking often enough, both are silent too long.
-    let end = Instant::now() + Duration::from_secs(10);
-    let mut gone = Vec::new();
-    while gone.is_empty() && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(1));
-        gone = sessions.expired().0;
-    }
-    assert_eq!(gone.len(), 2);
+    let mut looks = 0;
+    let gone = loop {
+        clock.advance(Duration::from_millis(1));
+        looks += 1;
+        let (gone, _next) = sessions.expired();
+        if !gone.is_empty() {
+            break gone;
+        }
+    };
+    assert_eq!((gone.len(), looks), (2, 400));
 }
 
-#[tokio::test]
-async fn a_silent_session_goes_when_its_time_is_over() {
+#[test]
+fn a_silent_session_goes_when_its_time_is_over() {
     let timeout = Duration::from_millis(1200);
-    let sessions = two(timeout);
-    let silent_since = Instant::now();
+    let (sessions, clock) = two(timeout);
     loop {
         let (gone, next) = sessions.expired();
         if !gone.is_empty() {
             break;
         }
-        let next = next.unwrap();
-        assert!(next <= silent_since + timeout, "looks again too late");
-        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        clock.advance(next.unwrap());
+        assert!(clock.monotonic() <= timeout, "looks again too late");
     }
     // Their end could not be logged: not tried again and again.
-    assert!(sessions.expired().1.unwrap() > Instant::now() + timeout / 8);
+    assert!(sessions.expired().1.unwrap() > timeout / 8);
 }
 
 #[tokio::test]
 async fn a_close_reaches_the_table_and_a_wait_dropped_is_forgotten() {
-    let sessions = two(Duration::from_secs(60));
+    let (sessions, _clock) = two(Duration::from_secs(60));
     let wait = sessions.tell_wait(|leases| leases.after_change(B, &[FILE])).unwrap();
     assert_eq!(sessions.state.lock().waiting.len(), 1);
     drop(wait);

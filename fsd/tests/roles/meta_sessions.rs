@@ -354,3 +354,31 @@ async fn files_without_names_live_as_long_as_anyone_has_them_open() {
     a.detach().await.unwrap();
     eventually("the temporary file is reaped", || async { server.status().await.orphans == 0 }).await;
 }
+
+/// One that came over a connection that was lost, and that waited here while the mount went on over the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_batch_that_comes_late_closes_nothing() {
+    let server = Server::start(patient()).await;
+    let mut a = Mount::new(&server).await;
+    let ino = a.new_ino();
+    let first = a.batch(vec![create(ino, "f", true), unlink("f")]);
+    a.send(first.clone()).await.unwrap();
+    a.create("g", false).await;
+    assert_eq!(a.send(first).await.unwrap_err(), FsError::OutOfOrder);
+    let status = server.status().await;
+    assert_eq!((status.sessions[0].open_files, status.orphans), (1, 1));
+}
+
+/// The copy speaks of a name that the file had for a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_batch_keeps_no_file_that_is_gone() {
+    let server = Server::start(patient()).await;
+    let mut a = Mount::new(&server).await;
+    let ino = a.new_ino();
+    let link = OpBody::Link { ino, parent: Ino::ROOT, name: "g".into() };
+    let batch = a.batch(vec![create(ino, "f", false), link, unlink("f"), unlink("g")]);
+    let results = a.send(batch.clone()).await.unwrap().results;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(a.send(batch).await.unwrap().results, results);
+    eventually("the file is reaped", || async { server.status().await.orphans == 0 }).await;
+}

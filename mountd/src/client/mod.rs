@@ -1,6 +1,7 @@
 //! What the mount asks of the servers, as traits: the vfs is tested over fakes, and what stands
 //! behind an operation (a round trip now, a leased cache later) is not its business.
 
+pub mod answers;
 pub mod calls;
 pub mod clock;
 pub mod closes;

@@ -11,7 +11,7 @@
 
 use super::OpTicket;
 use cairn_common::error::FsError;
-use cairn_common::ids::Seq;
+use cairn_common::ids::{Ino, Seq};
 use cairn_common::limits::{BATCH_BYTES_MAX, BATCH_OPS_MAX};
 use cairn_common::namespace::op::{Commit, ExtentData, Op, OpBody, OpResult};
 use std::collections::VecDeque;
@@ -113,6 +113,24 @@ impl OpLog {
         let range = start..start + self.under_way;
         (self.under_way > 0)
             .then(|| (self.next_to_send, self.entries.range(range).map(|e| e.op.clone()).collect()))
+    }
+
+    /// Inodes that operations made and opened, which the server may yet lose: they would come again.
+    #[must_use]
+    pub fn opened(&self) -> Vec<Ino> {
+        let made = |entry: &Entry| match &entry.op.body {
+            OpBody::Create(create) if create.open => Some(create.ino),
+            OpBody::Tmpfile { ino, .. } => Some(*ino),
+            _ => None,
+        };
+        self.entries.iter().filter(|entry| entry.done).filter_map(made).collect()
+    }
+
+    /// True while operations that were answered are on their way again, because the server lost them.
+    #[must_use]
+    pub fn is_repeating(&self) -> bool {
+        let next = self.entries.get(self.position(self.next_to_send));
+        next.is_some_and(|entry| entry.reply.is_none())
     }
 
     /// True if `seq` and all before are on stable storage.
@@ -223,7 +241,6 @@ fn inline_len(data: &ExtentData) -> usize {
 mod tests {
     use super::*;
     use cairn_common::attr::{Caller, Timestamp};
-    use cairn_common::ids::Ino;
     use cairn_common::namespace::op::OpReply;
 
     fn op(n: u64) -> Op {
@@ -293,7 +310,9 @@ mod tests {
         assert!(tickets[2].reply.try_recv().is_ok());
         let _d = log.push(op(4));
         log.next_batch();
+        assert!(!log.is_repeating());
         assert!(log.reattached(Seq(1), Seq(1)), "the server lost power after making the first durable");
+        assert!(log.is_repeating());
         assert_eq!(log.next_batch(), Some((Seq(2), vec![op(2), op(3), op(4)])));
         assert_eq!(log.answered(done(3), Seq(4)), Ok(vec![]), "answered tickets are not answered again");
         assert!(log.is_empty());

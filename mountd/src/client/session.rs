@@ -5,6 +5,9 @@
 //! holds; `run_events` asks for events and starts a task for each; `run_closes` sends ended opens; `end_always`
 //! ends the sessions of mounts that die beside this one.
 
+use super::answers::{
+    AfterAttach, AfterBatch, AfterSync, Over, attach_answered, batch_answered, opens_to_tell, sync_answered,
+};
 use super::calls::{Attached, CALL_DEADLINE, Calls, State};
 use super::clock::ServerClock;
 use super::closes::CloseQueue;
@@ -230,25 +233,20 @@ impl Session {
     async fn reattach<S: EventSink>(&self, live: &Live<MetaServiceClient>, sink: &S) -> FsResult<Attached> {
         let opens = self.opens_without_closes(sink);
         let request = AttachRequest { session: Some(self.session()), client: self.client.clone(), opens };
-        match attach(live, request, &self.clock).await {
-            Ok(reply) => {
-                let fits = self.log.lock().reattached(reply.applied, reply.durable);
-                if !fits {
-                    tracing::error!(target: "cairn", "the metadata daemon has another history of this session");
-                    return self.start_anew(live, sink).await;
-                }
+        let answer = attach(live, request, &self.clock).await;
+        let after = attach_answered(&mut self.log.lock(), answer.as_ref().map_err(|error| *error));
+        match after {
+            AfterAttach::GoOn => {
+                let reply = answer?;
                 self.passed.send_replace(Passed::new(reply.session, reply.applied));
                 self.tell_sharing(&reply, sink).await;
                 Ok(attached_of(live, &reply))
             }
-            Err(FsError::Evicted) => self.start_anew(live, sink).await,
-            // Files that it makes are not refused, so it can have more open than it can name: then it would
-            // be refused each time, until it is evicted.
-            Err(FsError::TooBig) => {
-                tracing::error!(target: "cairn", "more than {OPENS_MAX} files are open: the session cannot be taken up again");
+            AfterAttach::Over(why) => {
+                report_over(why);
                 self.start_anew(live, sink).await
             }
-            Err(error) => Err(error),
+            AfterAttach::Again(error) => Err(error),
         }
     }
 
@@ -285,7 +283,9 @@ impl Session {
     /// What is open here. Closes that wait to be sent are in it already, so they are dropped; one that
     /// slips in between is lost, which leaves an open too many at the server, never one too few.
     fn opens_without_closes<S: EventSink>(&self, sink: &S) -> Vec<OpenState> {
-        let opens = sink.open_states();
+        // What was answered before is counted among the opens by now, or closed.
+        let opened = self.log.lock().opened();
+        let opens = opens_to_tell(opened, sink.open_states());
         self.closes.clear();
         opens
     }
@@ -312,21 +312,9 @@ impl Session {
         let batch = Batch { session: attached.session, first, ops, sync_follows };
         self.passed.send_modify(|passed| passed.sent = passed.sent.max(last));
         match attached.client().apply(context(), batch).await {
-            Ok(Ok(reply)) => {
-                let answered = self.log.lock().answered(reply.results, reply.durable);
-                if let Ok(refused) = answered {
-                    refused.iter().for_each(report_refused);
-                    self.passed.send_modify(|passed| passed.answered = last);
-                    self.bound_log(&attached).await;
-                } else {
-                    tracing::error!(target: "cairn", "the metadata daemon's answer does not fit the batch");
-                    self.calls.broken(&attached);
-                }
-            }
-            Ok(Err(FsError::Evicted | FsError::OutOfOrder)) => self.calls.broken(&attached),
-            Ok(Err(error)) => {
-                tracing::warn!(target: "cairn", %error, "the metadata daemon refuses changes for now");
-                refused_pause(&attached).await;
+            Ok(answer) => {
+                let after = batch_answered(&mut self.log.lock(), answer);
+                self.after_batch(&attached, last, after).await;
             }
             Err(error) => {
                 tracing::debug!(error = %fs_error(&error), "batch not answered");
@@ -336,26 +324,43 @@ impl Session {
         true
     }
 
+    /// `last`: the last operation of the batch.
+    async fn after_batch(&self, attached: &Attached, last: Seq, after: AfterBatch) {
+        match after {
+            AfterBatch::Answered(refused) => {
+                refused.iter().for_each(report_refused);
+                self.passed.send_modify(|passed| passed.answered = last);
+                self.bound_log(attached).await;
+            }
+            AfterBatch::Pause(error) => {
+                tracing::warn!(target: "cairn", %error, "the metadata daemon refuses changes for now");
+                refused_pause(attached).await;
+            }
+            AfterBatch::TakeUpAgain(error) => {
+                if error.is_none() {
+                    tracing::error!(target: "cairn", "the metadata daemon's answer does not fit the batch");
+                }
+                self.calls.broken(attached);
+            }
+        }
+    }
+
     /// Keeps the memory for replay bounded.
     async fn bound_log(&self, attached: &Attached) {
         if self.log.lock().len() < LOG_BOUND {
             return;
         }
         let through = self.passed.borrow().answered;
-        if let Ok(Ok(durable)) = attached.client().sync(context(), attached.session, through).await {
-            self.note_durable(attached.session, durable);
+        if let Ok(answer) = attached.client().sync(context(), attached.session, through).await {
+            self.sync_answered(attached.session, through, answer);
         }
     }
 
-    /// Operations of `session` up to `durable` are on stable storage. False if it is over.
-    fn note_durable(&self, session: SessionId, durable: Seq) -> bool {
+    fn sync_answered(&self, session: SessionId, through: Seq, answer: FsResult<Seq>) -> AfterSync {
         let mut log = self.log.lock();
         // Under the lock: the log of an ended session is cleared before the next one has a number.
         let goes_on = self.session() == session;
-        if goes_on {
-            log.forget(durable);
-        }
-        goes_on
+        sync_answered(&mut log, goes_on, through, answer)
     }
 
     // --- Events
@@ -409,10 +414,22 @@ impl Session {
 
     // --- Closes
 
+    /// Waits until the server has again what it lost with its power: a file that is made once more after it was closed
+    /// would stay open there.
+    async fn repeated(&self) {
+        let mut passed = self.passed.subscribe();
+        while self.log.lock().is_repeating() {
+            if passed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn run_closes(self: Arc<Self>) {
         loop {
             self.closes.queued().await;
             loop {
+                self.repeated().await;
                 let Ok(attached) = self.calls.attached().await else { return };
                 let items = self.closes.take();
                 if items.is_empty() {
@@ -432,6 +449,19 @@ impl Session {
 async fn refused_pause(attached: &Attached) {
     // Either way it is time to try again.
     let _ = tokio::time::timeout(REFUSED_PAUSE, attached.live.broken()).await;
+}
+
+fn report_over(why: Over) {
+    match why {
+        // What it means for programs is said with the new session.
+        Over::Evicted => {}
+        Over::OtherHistory => {
+            tracing::error!(target: "cairn", "the metadata daemon has another history of this session");
+        }
+        Over::TooManyOpen => {
+            tracing::error!(target: "cairn", "more than {OPENS_MAX} files are open: the session cannot be taken up again");
+        }
+    }
 }
 
 fn report_refused(refused: &Refused) {
@@ -492,17 +522,13 @@ impl MetaClient for Session {
             if sent.map_or(session, |now| now.session) != session {
                 return Err(FsError::Evicted);
             }
-            let durable =
+            let answer =
                 self.calls.call(|client, id| async move { client.sync(context(), id, through).await }).await;
-            match durable {
-                // The call was repeated for the next session: its numbers say nothing of ours.
-                Ok(durable) if !self.note_durable(session, durable) => return Err(FsError::Evicted),
-                Ok(durable) if durable >= through => return Ok(()),
-                Ok(_) => {}
-                // The batch waits at the server, or the server lost operations with its power, and they are
-                // on their way again.
-                Err(FsError::OutOfOrder) => tokio::time::sleep(REFUSED_PAUSE).await,
-                Err(error) => return Err(error),
+            match self.sync_answered(session, through, answer) {
+                AfterSync::Durable => return Ok(()),
+                AfterSync::Again => {}
+                AfterSync::Pause => tokio::time::sleep(REFUSED_PAUSE).await,
+                AfterSync::Failed(error) => return Err(error),
             }
         }
     }

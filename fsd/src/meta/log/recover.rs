@@ -8,7 +8,7 @@
 use super::record::{self, Found, Record};
 use super::segment::{self, HEADER, Header, Segment};
 use crate::disk::{Disk, Mapping, trust_only_the_disk};
-use crate::durable::remove_temporaries;
+use crate::durable::settle_names;
 use cairn_common::ids::{ClusterId, LogIndex};
 use std::io;
 
@@ -48,7 +48,7 @@ pub fn recover(
     applied: LogIndex,
     visit: &mut Visit<'_>,
 ) -> Result<Recovered, RecoverError> {
-    remove_temporaries(disk).map_err(|e| io_error("remove temporary files", e))?;
+    settle_names(disk).map_err(|e| io_error("settle the names of files", e))?;
     let firsts = list(disk, applied)?;
     let Some((&last_first, older)) = firsts.split_last() else {
         return Ok(Recovered { last: applied, segment: None, older: Vec::new(), cut: 0 });

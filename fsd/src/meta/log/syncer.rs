@@ -59,8 +59,14 @@ pub struct Turn<'a> {
 }
 
 impl Syncer {
-    /// Begins with everything up to `durable` on stable storage.
-    pub fn start(file: Arc<dyn DiskFile>, durable: LogIndex, after: Duration) -> io::Result<Syncer> {
+    /// Begins with everything up to `durable` on stable storage. Without a `thread`, nothing is synced but by those who
+    /// have the turn.
+    pub fn start(
+        file: Arc<dyn DiskFile>,
+        durable: LogIndex,
+        after: Duration,
+        thread: bool,
+    ) -> io::Result<Syncer> {
         let state = State {
             file,
             appended: durable,
@@ -79,9 +85,10 @@ impl Syncer {
             after,
         });
         let of_thread = shared.clone();
-        let thread =
-            std::thread::Builder::new().name("meta-log-sync".into()).spawn(move || of_thread.run())?;
-        Ok(Syncer { shared, thread: Mutex::new(Some(thread)) })
+        let start =
+            || std::thread::Builder::new().name("meta-log-sync".into()).spawn(move || of_thread.run());
+        let thread = thread.then(start).transpose()?;
+        Ok(Syncer { shared, thread: Mutex::new(thread) })
     }
 
     /// Entries up to `through` have been written to the current file.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const CLUSTER: ClusterId = ClusterId(77);
 const OPTIONS: LogOptions =
-    LogOptions { segment_bytes: 512, sync_after: Duration::from_secs(3600), reserve_bytes: 0 };
+    LogOptions { segment_bytes: 512, sync_after: Duration::from_secs(3600), reserve_bytes: 0, thread: true };
 
 /// A segment whose syncs fail, but tell so only once: a second one that runs at the same time succeeds,
 /// as on Linux. The failing one takes long enough for that.

@@ -12,7 +12,7 @@ const CLUSTER: ClusterId = ClusterId(77);
 const NEVER: Duration = Duration::from_secs(3600);
 
 fn options(segment_bytes: u64, sync_after: Duration) -> LogOptions {
-    LogOptions { segment_bytes, sync_after, reserve_bytes: 0 }
+    LogOptions { segment_bytes, sync_after, reserve_bytes: 0, thread: true }
 }
 
 /// Recovers with nothing applied; the entries found.
@@ -410,6 +410,29 @@ fn what_a_killed_process_left_is_made_durable_by_the_restart() {
     assert_eq!(read(&after).unwrap().1.len(), 5);
     for seed in 0..8 {
         assert_eq!(read(&after.power_cycle(seed)).unwrap().1.len(), 5);
+    }
+}
+
+/// Among others killed after the rename that gives a new segment its name, and before that is durable.
+#[test]
+fn a_name_that_a_killed_process_left_is_made_durable_by_the_restart() {
+    for calls in 0..4 {
+        let disk = SimDisk::new();
+        let log = open(&disk, options(512, NEVER));
+        disk.fail_once(Call::Name, calls, io::ErrorKind::Other);
+        let mut n = 0;
+        while propose(&log, n + 1).is_ok() {
+            n += 1;
+        }
+        let killed = disk.kill();
+        drop(log);
+        let log = open(&killed, options(512, NEVER));
+        let last = propose(&log, n + 1).unwrap();
+        sync(&log, last);
+        for seed in 0..16 {
+            let found = read(&killed.power_cycle(seed)).unwrap().1.len();
+            assert_eq!(found as u64, n + 1, "{calls} calls, seed {seed}");
+        }
     }
 }
 

@@ -23,6 +23,8 @@ pub struct LogOptions {
     /// A segment is made smaller when this would not be left beside it: the state and its checkpoints
     /// grow too.
     pub reserve_bytes: u64,
+    /// A thread of its own syncs what somebody waits for, and the rest in time.
+    pub thread: bool,
 }
 
 /// The log of one machine alone: segments in a directory. What is appended is decided.
@@ -68,7 +70,7 @@ impl FileLog {
         };
         let mut segments = recovered.older;
         segments.push(segment.header.first);
-        let syncer = Syncer::start(segment.file.clone(), last, options.sync_after)
+        let syncer = Syncer::start(segment.file.clone(), last, options.sync_after, options.thread)
             .map_err(|error| LogError::failed("start the sync thread".into(), error))?;
         let writer = Writer { segment, next: last.next(), segments, buffer: Vec::new() };
         let committed = AtomicU64::new(last.0);
@@ -209,6 +211,10 @@ impl Log for FileLog {
     }
 
     fn close(&self) {
+        if !self.options.thread {
+            // An error shows as the log's failure.
+            self.syncer.sync_all();
+        }
         self.syncer.stop();
     }
 }

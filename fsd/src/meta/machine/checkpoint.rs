@@ -181,6 +181,12 @@ impl Shared {
 
     /// Blocks until the log is durable up to `index`; an error if it is broken.
     fn wait_durable(&self, index: LogIndex) -> Result<(), ()> {
+        if *self.durable.borrow() < index
+            && let Some(turn) = self.log.begin_sync()
+        {
+            turn.sync();
+        }
+        // Covered by whoever is at it, or the next.
         self.log.request_sync(index);
         let mut durable = self.durable.clone();
         let mut failure = self.log.failure();

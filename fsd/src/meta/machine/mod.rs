@@ -60,6 +60,9 @@ pub struct MachineConfig {
     /// Commands and operations that grow the state are refused with `NoSpace` when the disk has less than
     /// this left. The rest is for those that remove, and for checkpoints.
     pub reserve_bytes: u64,
+    /// Threads of its own sync the log and make checkpoints. Without them nothing happens by itself: whoever has the
+    /// machine calls [`Machine::sync_log`] and [`Machine::checkpoint`], as a simulation does.
+    pub threads: bool,
 }
 
 impl Default for MachineConfig {
@@ -71,6 +74,7 @@ impl Default for MachineConfig {
             checkpoint_after: Duration::from_secs(60),
             sync_after: Duration::from_secs(1),
             reserve_bytes: 128 << 20,
+            threads: true,
         }
     }
 }
@@ -166,11 +170,17 @@ impl Machine {
     /// The first command of each start.
     fn begin_epoch(&self) -> Result<(), OpenError> {
         // Unconstrained: tokio's budget of the task that opens us is never renewed while it blocks here.
-        let began = block_on(unconstrained(self.submit(Command::Start)));
+        let began = block_on(unconstrained(async {
+            let applied = self.submit_then_sync(Command::Start, false).await?;
+            // On this thread: nobody else is there yet.
+            self.sync_log();
+            self.sync(applied.index).await?;
+            Ok(applied)
+        }));
         match began {
             Ok(Applied { reply: Reply::Epoch(_), .. }) => Ok(()),
             Ok(_) => Err(OpenError::Corrupt("the first command was answered wrongly".into())),
-            Err(error) => Err(OpenError::Corrupt(format!("cannot begin to serve: {error}"))),
+            Err::<_, FsError>(error) => Err(OpenError::Corrupt(format!("cannot begin to serve: {error}"))),
         }
     }
 
@@ -187,6 +197,7 @@ impl Machine {
         let mut durable = shared.durable.clone();
         let mut failure = shared.log.failure();
         tokio::select! {
+            biased;
             reached = durable.wait_for(|durable| *durable >= through) => {
                 reached.map(drop).map_err(|_| FsError::Unavailable)
             }
@@ -200,9 +211,7 @@ impl Machine {
     /// Syncs the log on this thread unless somebody is at it; false if it did not. Other tasks of this
     /// thread go on elsewhere meanwhile.
     fn sync_here(&self) -> bool {
-        let may_block = tokio::runtime::Handle::try_current()
-            .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-        match may_block.then(|| self.inner.shared.log.begin_sync()).flatten() {
+        match may_block_in_place().then(|| self.inner.shared.log.begin_sync()).flatten() {
             Some(turn) => block_in_place(|| turn.sync()),
             None => return false,
         }
@@ -268,6 +277,11 @@ impl Machine {
         })
     }
 
+    /// [`Machine::read`] of much: other tasks of this thread go on elsewhere meanwhile.
+    pub fn read_long<T>(&self, f: impl FnOnce(&Snapshot) -> FsResult<T>) -> FsResult<T> {
+        if may_block_in_place() { block_in_place(|| self.read(f)) } else { self.read(f) }
+    }
+
     /// Everything that is wrong with the tree, one line each. Reads all of it: for tests and repair.
     pub fn check(&self) -> FsResult<Vec<String>> {
         self.read(cairn_common::namespace::check::check)
@@ -312,6 +326,13 @@ impl Machine {
         Progress { applied: published.state.applied, durable, checkpoint: published.checkpoint }
     }
 
+    /// Makes durable all that is in the log, on this thread, unless somebody is at it. Blocks.
+    pub fn sync_log(&self) {
+        if let Some(turn) = self.inner.shared.log.begin_sync() {
+            turn.sync();
+        }
+    }
+
     /// Makes a checkpoint now, unless the machine has failed. Blocks.
     pub fn checkpoint(&self) {
         self.inner.shared.checkpoint();
@@ -323,8 +344,10 @@ impl Machine {
         let mut machine = self.inner.shared.failure.subscribe();
         let mut log = self.inner.shared.log.failure();
         let line = tokio::select! {
-            line = machine.wait_for(Option::is_some) => line.ok().and_then(|line| line.clone()),
+            biased;
+            // It knows best what has failed.
             line = log.wait_for(Option::is_some) => line.ok().and_then(|line| line.clone()),
+            line = machine.wait_for(Option::is_some) => line.ok().and_then(|line| line.clone()),
         };
         line.unwrap_or_else(|| "the metadata machine is gone".into())
     }
@@ -335,6 +358,12 @@ impl Machine {
         let inner = self.inner.clone();
         tokio::task::spawn_blocking(move || inner.close()).await.map_err(|_| FsError::Io)?
     }
+}
+
+/// True if this thread may block: other tasks of it then go on elsewhere.
+fn may_block_in_place() -> bool {
+    tokio::runtime::Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
 impl Inner {

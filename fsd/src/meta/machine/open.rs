@@ -12,7 +12,7 @@ use super::published::Published;
 use super::room::Room;
 use super::{Machine, MachineConfig, OpenError, Owned};
 use crate::disk::{Disk, RealDisk, trust_only_the_disk};
-use crate::durable::{DirLock, TEMPORARY, create_dir_all, remove_temporaries};
+use crate::durable::{DirLock, TEMPORARY, create_dir_all, settle_names};
 use crate::meta::apply::{Command, Fatal, Sessions};
 use crate::meta::log::{FileLog, Log, LogOptions, RecoverError, recover};
 use crate::meta::tables::{State, Store, View};
@@ -114,9 +114,10 @@ impl Machine {
                 shared.committed();
             }
         }));
-        let thread = checkpoint::start(shared.clone(), config.checkpoint_after)
+        let start = || checkpoint::start(shared.clone(), config.checkpoint_after);
+        let thread = (config.threads.then(start).transpose())
             .map_err(|source| OpenError::Io { path: "checkpoint thread".into(), source })?;
-        let machine = Machine::new(shared, Owned { thread: Some(thread), lock });
+        let machine = Machine::new(shared, Owned { thread, lock });
         machine.begin_epoch()?;
         Ok(machine)
     }
@@ -128,7 +129,7 @@ fn unreadable(error: FsError) -> OpenError {
 
 fn open_store(disk: &dyn Disk, config: &MachineConfig, birth: &Birth) -> Result<Store, OpenError> {
     let failed = |source| OpenError::Io { path: TABLES.into(), source };
-    remove_temporaries(disk).map_err(failed)?;
+    settle_names(disk).map_err(failed)?;
     let file = match disk.open(TABLES) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -197,6 +198,7 @@ fn open_log(disk: &Arc<dyn Disk>, config: &MachineConfig, core: &mut Core) -> Re
         segment_bytes: config.segment_bytes,
         sync_after: config.sync_after,
         reserve_bytes: config.reserve_bytes,
+        thread: config.threads,
     };
     FileLog::start(disk.clone(), cluster, recovered, options)
         .map_err(|error| OpenError::Corrupt(error.to_string()))

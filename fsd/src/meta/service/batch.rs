@@ -5,7 +5,7 @@ use crate::meta::apply::{Command, Effects, Reply};
 use crate::meta::lease::Leases;
 use crate::meta::recall::WaitId;
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::{Ino, SessionId};
+use cairn_common::ids::{Ino, Seq, SessionId};
 use cairn_common::limits::{BATCH_OPS_MAX, COMMIT_PIECES_MAX};
 use cairn_common::namespace::op::{Commit, LockType, Op, OpBody, OpReply, OpResult};
 use cairn_common::proto::meta::{Batch, BatchReply, CloseItem};
@@ -16,24 +16,16 @@ pub async fn apply(meta: &Meta, batch: Batch) -> FsResult<BatchReply> {
     meta.sessions.recovered().await;
     let Batch { session, first, ops, sync_follows } = batch;
     let alone = meta.sessions.enter(session, |leases| leases.is_alone())?;
-    let mut plan = Plan::new(session, &ops, alone);
+    let mut plan = Plan::new(session, first, &ops, alone);
     if !plan.is_empty() {
         let ((), waiting) = meta.sessions.enter_wait(session, |leases| ((), plan.before(leases)))?;
         if let Some(waiting) = waiting {
             waiting.done().await;
         }
     }
-    let applied = match meta
-        .machine
-        .submit_then_sync(Command::Batch { session, first, ops, full: false }, sync_follows)
-        .await
-    {
-        Ok(applied) => applied,
-        Err(error) => {
-            meta.sessions.tell(|leases| plan.undo(leases));
-            return Err(error);
-        }
-    };
+    // What was registered stays when this fails: another copy of the batch may have been applied, or is to come.
+    let command = Command::Batch { session, first, ops, full: false };
+    let applied = meta.machine.submit_then_sync(command, sync_follows).await?;
     let Reply::Results(results) = applied.reply else { return Err(FsError::Io) };
     let waiting = meta.sessions.tell_wait(|leases| plan.after(leases, &results, applied.effects));
     if let Some(waiting) = waiting {
@@ -63,6 +55,8 @@ fn check(batch: &Batch) -> FsResult<()> {
 /// What a batch means for other sessions, taken from its operations before they go into the log.
 struct Plan {
     session: SessionId,
+    /// The number of the first operation.
+    first: Seq,
     /// Operations that make and open an inode.
     creates: Vec<(usize, Ino)>,
     links: Vec<(usize, Ino)>,
@@ -77,9 +71,10 @@ struct Plan {
 impl Plan {
     /// `alone`: nobody else was there when the batch came. Whoever comes later is told of what the batch
     /// changes by its effects.
-    fn new(session: SessionId, ops: &[Op], alone: bool) -> Plan {
+    fn new(session: SessionId, first: Seq, ops: &[Op], alone: bool) -> Plan {
         let (creates, links, locks) = (Vec::new(), Vec::new(), Vec::new());
-        let mut plan = Plan { session, creates, links, locks, targets: Vec::new(), content: Vec::new() };
+        let (targets, content) = (Vec::new(), Vec::new());
+        let mut plan = Plan { session, first, creates, links, locks, targets, content };
         for (index, op) in ops.iter().enumerate() {
             plan.add_own(index, &op.body);
             if !alone {
@@ -139,23 +134,13 @@ impl Plan {
     /// Registers what is about to be opened: another session may find the new name before we are told
     /// that it was made.
     fn before(&mut self, leases: &mut Leases) -> Option<WaitId> {
-        for (_, ino) in &self.creates {
-            leases.creating(self.session, *ino);
+        for (index, ino) in &self.creates {
+            leases.creating(self.session, Seq(self.first.0 + *index as u64), *ino);
         }
         for (_, ino, new) in &mut self.locks {
             *new = leases.lock_attempt(self.session, *ino);
         }
         leases.before_change(self.session, &self.targets)
-    }
-
-    /// Nothing of it happened.
-    fn undo(&self, leases: &mut Leases) {
-        for (_, ino) in &self.creates {
-            leases.close(self.session, CloseItem { ino: *ino, opens: 1, writers: 1 });
-        }
-        for (_, ino, _) in self.locks.iter().filter(|(_, _, new)| *new) {
-            leases.lock_granted(self.session, *ino);
-        }
     }
 
     fn after(&mut self, leases: &mut Leases, results: &[OpResult], effects: Effects) -> Option<WaitId> {
@@ -166,7 +151,9 @@ impl Plan {
             }
         }
         for (index, ino) in &self.links {
-            if matches!(results.get(*index), Some(Ok(_))) {
+            // Not of a repeated batch, which has no effects: what it linked may have lost all names since.
+            let changed = effects.attrs.binary_search(ino).is_ok() || effects.data.binary_search(ino).is_ok();
+            if changed && matches!(results.get(*index), Some(Ok(_))) {
                 leases.linked(*ino);
             }
         }

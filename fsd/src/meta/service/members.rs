@@ -3,14 +3,12 @@
 use super::Meta;
 use crate::meta::apply::{Command, Reply};
 use crate::meta::lease::Attached;
-use cairn_common::env::clock::timestamp;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::SessionId;
 use cairn_common::limits::{NAME_MAX, OPENS_MAX};
 use cairn_common::proto::meta::{AttachReply, AttachRequest, ClientInfo, InoRange};
 use cairn_common::rpc::detached;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// Longest mount point that is kept for `cairn status` (as PATH_MAX).
 const MOUNT_POINT_MAX: usize = 4096;
@@ -41,7 +39,7 @@ async fn open_session(meta: &Arc<Meta>, client: ClientInfo) -> FsResult<(Session
     let attaching = meta.sessions.attaching().await;
     let meta = meta.clone();
     detached(async move {
-        let command = Command::OpenSession { client: client.clone(), time: timestamp(SystemTime::now()) };
+        let command = Command::OpenSession { client: client.clone(), time: meta.sessions.clock().now() };
         let session = match meta.machine.submit(command).await?.reply {
             Reply::Session(session) => session,
             _ => return Err(FsError::Io),
@@ -61,7 +59,7 @@ fn reply(meta: &Meta, session: SessionId, attached: Attached) -> FsResult<Attach
         epoch: meta.machine.epoch(),
         applied: info.applied,
         durable: info.durable,
-        time: timestamp(SystemTime::now()),
+        time: meta.sessions.clock().now(),
         session_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         sole: attached.sole,
         generation: attached.generation,
@@ -72,6 +70,10 @@ fn reply(meta: &Meta, session: SessionId, attached: Attached) -> FsResult<Attach
 /// the answer to the first call may have been lost.
 pub async fn end(meta: Arc<Meta>, session: SessionId) -> FsResult<()> {
     if !meta.sessions.refuse(session) {
+        if meta.sessions.is_ending(session) {
+            // Another asks for the same, and its entry may not be durable yet: behind this one it is.
+            meta.machine.submit(Command::EndSession { session }).await?;
+        }
         return Ok(());
     }
     if let Err(error) = meta.machine.submit(Command::EndSession { session }).await {

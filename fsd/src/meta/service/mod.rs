@@ -15,9 +15,10 @@ mod status;
 use super::cluster::Cluster;
 use super::machine::Machine;
 use super::reaper;
-use super::session::{SessionTimes, Sessions};
+use super::session::{ReapWork, SessionTimes, Sessions};
 use bytes::Bytes;
 use cairn_common::attr::Attr;
+use cairn_common::env::{Clock, SystemClock};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, Ino, NodeId, Seq, SessionId, VolumeId};
 use cairn_common::namespace::op::{LockRequest, Name};
@@ -60,25 +61,43 @@ impl Service {
     /// Starts the service over an open machine, with its background tasks in `tasks`; they run until
     /// they are aborted with the runtime or the tracker's token.
     pub fn start(machine: Machine, times: SessionTimes, tasks: &Background) -> Service {
+        let (service, work) = Service::over(machine, times, Arc::new(SystemClock::new()));
+        let meta = &service.meta;
+        tasks.spawn(reaper::run(meta.machine.clone(), meta.sessions.clone(), work));
+        tasks.spawn(members::end_grace(meta.clone()));
+        tasks.spawn(members::evict_silent(meta.clone()));
+        service
+    }
+
+    /// The service without its background tasks, and what the reaper has to do: nothing happens here by itself, as a
+    /// simulation wants it.
+    pub fn over(
+        machine: Machine,
+        times: SessionTimes,
+        clock: Arc<dyn Clock>,
+    ) -> (Service, mpsc::UnboundedReceiver<ReapWork>) {
         // Above every id of earlier incarnations, with room for a million million in each.
         let first = machine.epoch().0 << 40;
         let known = machine.sessions().into_iter().map(|info| (info.session, info.client)).collect();
         let (reap, work) = mpsc::unbounded_channel();
-        let sessions = Sessions::new(first, known, times, reap);
-        let meta = Arc::new(Meta {
-            cluster: Cluster::new(machine.clone()),
-            machine,
-            sessions: sessions.clone(),
-            started: Instant::now(),
-            whole_tree: Arc::default(),
-        });
+        let sessions = Sessions::new(first, known, times, reap, clock);
         if sessions.tell(|leases| leases.absent()) == 0 {
             sessions.scan_orphans();
         }
-        tasks.spawn(reaper::run(meta.machine.clone(), sessions, work));
-        tasks.spawn(members::end_grace(meta.clone()));
-        tasks.spawn(members::evict_silent(meta.clone()));
-        Service { meta }
+        let meta = Arc::new(Meta {
+            cluster: Cluster::new(machine.clone()),
+            machine,
+            sessions,
+            started: Instant::now(),
+            whole_tree: Arc::default(),
+        });
+        (Service { meta }, work)
+    }
+
+    /// Who is connected.
+    #[must_use]
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.meta.sessions
     }
 
     /// Answers calls that wait for events now, so that a shutdown need not wait for them.

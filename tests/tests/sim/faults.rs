@@ -1,0 +1,144 @@
+//! What goes wrong, and when it ends.
+
+use crate::mount::MountTimer;
+use crate::net::{Direction, Peer};
+use crate::say;
+use crate::world::{Event, MILLI, SECOND, World};
+use cairn_fsd::disk::sim::Call;
+use rand::Rng;
+use std::io::ErrorKind;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    MetaKill,
+    MetaPower,
+    /// Power goes in the middle of some write that is still to come.
+    MetaPowerSoon,
+    MetaDisk,
+    DataKill,
+    DataPower,
+    DataPowerSoon,
+    DataDisk,
+    MountDies,
+    Cut,
+    Partition,
+}
+
+impl World {
+    pub fn plan_faults(&mut self) {
+        let plan = self.plan.clone();
+        let kinds: Vec<Fault> = [
+            (plan.meta_kill, Fault::MetaKill),
+            (plan.meta_power, Fault::MetaPower),
+            (plan.meta_power, Fault::MetaPowerSoon),
+            (plan.meta_disk, Fault::MetaDisk),
+            (plan.data_kill, Fault::DataKill),
+            (plan.data_power, Fault::DataPower),
+            (plan.data_power, Fault::DataPowerSoon),
+            (plan.data_disk, Fault::DataDisk),
+            (plan.mount_dies, Fault::MountDies),
+            (plan.cuts, Fault::Cut),
+            (plan.partitions, Fault::Partition),
+        ]
+        .into_iter()
+        .filter_map(|(wanted, fault)| wanted.then_some(fault))
+        .collect();
+        if kinds.is_empty() {
+            return;
+        }
+        for _ in 0..plan.faults {
+            let fault = kinds[self.rng.random_range(0..kinds.len())];
+            let after = self.rng.random_range(SECOND / 2..plan.horizon);
+            self.schedule(after, Event::Fault(fault));
+        }
+    }
+
+    pub fn fault(&mut self, fault: Fault) {
+        say!(self, "fault {fault:?}");
+        self.record.faults += 1;
+        match fault {
+            Fault::MetaKill if self.meta.is_up() => {
+                let disk = self.killed_disk();
+                self.meta_dies(disk);
+            }
+            Fault::MetaPower if self.meta.is_up() => {
+                let disk = self.powerless_disk();
+                self.meta_dies(disk);
+            }
+            Fault::MetaPowerSoon if self.meta.is_up() => {
+                self.meta.disk.power_off_after(self.rng.random_range(0..30));
+            }
+            Fault::MetaDisk if self.meta.is_up() => {
+                let call = [Call::Write, Call::Sync, Call::Allocate, Call::Name][self.rng.random_range(0..4)];
+                let count = self.rng.random_range(0..20);
+                self.meta.disk.fail_once(call, count, ErrorKind::Other);
+            }
+            Fault::DataKill if self.data.is_up() => self.data_killed(),
+            Fault::DataPower if self.data.is_up() => self.data_loses_power(),
+            Fault::DataPowerSoon if self.data.is_up() => {
+                self.data.disk.power_off_after(self.rng.random_range(0..10));
+            }
+            Fault::DataDisk if self.data.is_up() => {
+                let call = [Call::Write, Call::Sync, Call::Allocate, Call::Name][self.rng.random_range(0..4)];
+                let kind = [ErrorKind::Other, ErrorKind::StorageFull][self.rng.random_range(0..2)];
+                let count = self.rng.random_range(0..6);
+                self.data.disk.fail_once(call, count, kind);
+            }
+            Fault::MountDies => {
+                let index = self.rng.random_range(0..self.mounts.len());
+                self.mount_dies(index);
+            }
+            Fault::Cut => {
+                let index = self.rng.random_range(0..self.mounts.len());
+                self.cut(index);
+            }
+            Fault::Partition => self.partition(),
+            _ => {}
+        }
+    }
+
+    fn partition(&mut self) {
+        let direction =
+            [Direction::Both, Direction::ToServer, Direction::FromServer][self.rng.random_range(0..3)];
+        let index = self.rng.random_range(0..=self.mounts.len());
+        let peer = if index < self.mounts.len() { Peer::Mount(index) } else { Peer::Data };
+        // Some so long that sessions end.
+        let time = if self.chance(50) {
+            self.rng.random_range(MILLI..5 * SECOND)
+        } else {
+            self.rng.random_range(5 * SECOND..50 * SECOND)
+        };
+        self.net.partition(peer, self.now + time, direction);
+    }
+
+    /// From now on nothing goes wrong any more.
+    pub fn faults_end(&mut self) {
+        if self.plan.calm {
+            return;
+        }
+        say!(self, "faults end");
+        self.net.heal();
+        self.heal_meta();
+        self.heal_data();
+        for index in 0..self.mounts.len() {
+            if !self.mounts[index].is_alive() {
+                let after = self.rng.random_range(0..SECOND);
+                self.mount_timer(index, after, MountTimer::Start);
+            }
+        }
+    }
+
+    /// What was to fail soon, fails now.
+    fn heal_meta(&mut self) {
+        if self.meta.is_up() {
+            let disk = if self.chance(50) { self.killed_disk() } else { self.powerless_disk() };
+            self.meta_dies(disk);
+        }
+    }
+
+    fn heal_data(&mut self) {
+        if self.data.is_up() {
+            self.data_killed();
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Seeds that found something, each under the name of what it was. What was mended has a test of its own, too, where it was
+//! mended: a seed means another run once the simulation or what it runs changes.
+
+use crate::run_seed;
+
+/// The name of a log segment, from a daemon that was killed before it was durable, went with the power, and with it what
+/// the next daemon had synced below that name.
+#[test]
+fn names_that_a_killed_daemon_left() {
+    run_seed(3247);
+}
+
+/// A copy of the batch that had made and opened a file came when later ones were applied, was refused, and closed the file;
+/// without a name, it was reaped though its mount had it open.
+#[test]
+fn a_late_copy_of_a_batch_that_opens_a_file() {
+    run_seed(40);
+}
+
+/// Made again after a loss of power, a file that was closed already counted as open, and was never reaped.
+#[test]
+fn a_closed_file_that_is_made_again() {
+    run_seed(1496);
+}
+
+/// The end of a session that two asked for was answered to the second before it was durable, and the power went.
+#[test]
+fn the_end_of_a_session_that_is_asked_for_twice() {
+    run_seed(3457);
+}
+
+/// A copy of the batch that had linked and removed a file said that it had a name again, so it was not reaped.
+#[test]
+fn a_late_copy_of_a_batch_that_links_a_file() {
+    run_seed(1_002_683);
+}
+
+/// Closed after the session was taken up again and before its making was repeated, a file stayed open at the server.
+#[test]
+fn a_file_that_is_closed_before_it_is_made_again() {
+    run_seed(1_003_261);
+}

@@ -1,0 +1,140 @@
+//! The whole in one process and one thread, from one seed: the metadata daemon's service, machine, log and tables, the data
+//! daemon's lanes and volumes, the mounts' operation logs, on disks in memory, over a network and through clocks and
+//! deaths that the seed decides. `docs/testing.md` tells how to run more, and how to look at one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "tests panic on purpose, and their numbers are small"
+)]
+
+mod checks;
+mod data;
+mod faults;
+mod found;
+mod meta;
+mod mount;
+mod net;
+mod plan;
+mod record;
+mod steps;
+mod trace;
+mod work;
+mod world;
+
+use plan::Plan;
+use record::Record;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use trace::Trace;
+use world::World;
+
+/// Seeds of a usual run, from 0 on; `CAIRN_SIM_ROUNDS` and `CAIRN_SIM_FIRST` say otherwise.
+const ROUNDS: u64 = 1500;
+/// Replays this one, aloud.
+const SEED: &str = "CAIRN_SIM_SEED";
+
+/// Runs one seed. If it fails, says what led to it and how to see it again.
+fn run(seed: u64, plan: Plan, loud: bool) -> World {
+    let mut world = World::new(seed, plan, Trace::new(loud));
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.run())) {
+        eprintln!("{}", world.trace.last_lines());
+        eprintln!("{:#?}", world.plan);
+        eprintln!(
+            "seed {seed} fails; again: {SEED}={seed} cargo test -p cairn-tests --test sim random_seeds"
+        );
+        // What it holds may be in no state to be dropped.
+        std::mem::forget(world);
+        resume_unwind(panic);
+    }
+    world
+}
+
+fn run_seed(seed: u64) -> World {
+    run(seed, Plan::of_seed(seed), false)
+}
+
+/// Runs seeds; answers what happened in all of them together.
+fn run_seeds(seeds: Range<u64>) -> Record {
+    let mut sum = Record::default();
+    for seed in seeds {
+        let record = run_seed(seed).record;
+        sum.events += record.events;
+        sum.faults += record.faults;
+        sum.repeats += record.repeats;
+        sum.restarts += record.restarts;
+        sum.failures += record.failures;
+        sum.checkpoints += record.checkpoints;
+        sum.evictions += record.evictions;
+        sum.replays += record.replays;
+        sum.answers += record.answers;
+        sum.commits += record.commits;
+        sum.deletes += record.deletes;
+        sum.reads += record.reads;
+        sum.grants += record.grants;
+        sum.lost_locks += record.lost_locks;
+        sum.looks += record.looks;
+    }
+    sum
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|value| value.parse().expect("a number"))
+}
+
+#[test]
+fn random_seeds() {
+    if let Some(seed) = number(SEED) {
+        run(seed, Plan::of_seed(seed), true);
+        return;
+    }
+    let rounds = number("CAIRN_SIM_ROUNDS").unwrap_or(ROUNDS);
+    let first = number("CAIRN_SIM_FIRST").unwrap_or(0);
+    let sum = run_seeds(first..first + rounds);
+    println!(
+        "{rounds} seeds from {first} on: {} events, {} faults, {} restarts of meta, {} failures of its disk, {} checkpoints, {} evictions, \
+         {} replays, {} repeated messages, {} answers checked, {} commits, {} blocks deleted, {} reads, {} lock grants, \
+         {} locks lost with the power, {} looks",
+        sum.events,
+        sum.faults,
+        sum.restarts,
+        sum.failures,
+        sum.checkpoints,
+        sum.evictions,
+        sum.replays,
+        sum.repeats,
+        sum.answers,
+        sum.commits,
+        sum.deletes,
+        sum.reads,
+        sum.grants,
+        sum.lost_locks,
+        sum.looks
+    );
+    // What never happens proves nothing.
+    let happened = [
+        sum.faults,
+        sum.restarts,
+        sum.failures,
+        sum.checkpoints,
+        sum.evictions,
+        sum.replays,
+        sum.repeats,
+        sum.commits,
+        sum.deletes,
+        sum.reads,
+        sum.grants,
+        sum.looks,
+    ];
+    assert!(rounds < ROUNDS || happened.iter().all(|count| *count > rounds / 10), "{happened:?}");
+}
+
+/// Else a seed that fails could not be looked at.
+#[test]
+fn a_seed_gives_the_same_run() {
+    for seed in 0..12 {
+        let sums = [(); 2].map(|()| run_seed(seed).trace.sum());
+        assert_eq!(sums[0], sums[1], "seed {seed}");
+    }
+}

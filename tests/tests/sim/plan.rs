@@ -1,0 +1,77 @@
+//! What a seed has in store: how many mounts, how long they work, and which faults there are.
+
+use crate::world::{Micros, SECOND};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// One of so many seeds is without faults.
+const CALM: u64 = 20;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub mounts: usize,
+    /// Nothing goes wrong, so nobody may wait long.
+    pub calm: bool,
+    /// What each mount does, in steps.
+    pub steps: u32,
+    /// Faults end here.
+    pub horizon: Micros,
+    /// How many there are.
+    pub faults: u32,
+    pub loss_permille: u32,
+    pub repeat_permille: u32,
+    /// Clocks run so many parts in a thousand fast or slow, at most.
+    pub drift: u64,
+    pub meta_kill: bool,
+    pub meta_power: bool,
+    pub meta_disk: bool,
+    pub data_kill: bool,
+    pub data_power: bool,
+    pub data_disk: bool,
+    pub mount_dies: bool,
+    pub cuts: bool,
+    pub partitions: bool,
+}
+
+impl Plan {
+    /// Any mixture of all that there is.
+    pub fn of_seed(seed: u64) -> Plan {
+        // Another sequence than that of the world.
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed_0f7a_91a9_0001);
+        let mut often = |percent: u32| rng.random_range(0..100) < percent;
+        let plan = Plan {
+            mounts: 1,
+            calm: seed % CALM == 3,
+            steps: 0,
+            horizon: 0,
+            faults: 0,
+            loss_permille: 0,
+            repeat_permille: 0,
+            drift: if often(50) { 100 } else { 0 },
+            meta_kill: often(60),
+            meta_power: often(60),
+            meta_disk: often(30),
+            data_kill: often(40),
+            data_power: often(40),
+            data_disk: often(20),
+            mount_dies: often(40),
+            cuts: often(60),
+            partitions: often(40),
+        };
+        let mut plan = Plan {
+            mounts: rng.random_range(1..=4),
+            steps: rng.random_range(20..80),
+            horizon: rng.random_range(10..60) * SECOND,
+            faults: rng.random_range(1..16),
+            loss_permille: [0, 0, 2, 20][rng.random_range(0..4)],
+            repeat_permille: [0, 50, 300][rng.random_range(0..3)],
+            ..plan
+        };
+        if plan.calm {
+            (plan.faults, plan.loss_permille) = (0, 0);
+            (plan.meta_power, plan.data_power) = (false, false);
+        }
+        plan
+    }
+}

@@ -1,0 +1,133 @@
+//! The record kept outside: what mounts were told and what they did, against which everything is checked.
+
+use bytes::Bytes;
+use cairn_common::attr::{Caller, Timestamp};
+use cairn_common::ids::{BlockRef, Ino, Seq, SessionId, VolumeId};
+use cairn_common::namespace::init_root;
+use cairn_common::namespace::op::{Op, OpResult};
+use cairn_common::namespace::twin::Twin;
+use cairn_common::proto::meta::InoRange;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// See the module.
+#[derive(Default)]
+pub struct Record {
+    pub sessions: BTreeMap<SessionId, SessionRecord>,
+    /// Sessions whose end somebody asked for, and those whose end was answered.
+    pub ending: BTreeSet<SessionId>,
+    ended: BTreeSet<SessionId>,
+    pub epoch: u64,
+    inos: Vec<InoRange>,
+    pub volumes: BTreeSet<VolumeId>,
+    /// What a mount was told is stored, and whether it may have been deleted since.
+    pub blocks: BTreeMap<BlockRef, Stored>,
+    // How much has happened: a run in which nothing does proves nothing.
+    pub events: u64,
+    pub faults: u64,
+    pub repeats: u64,
+    pub restarts: u64,
+    pub failures: u64,
+    pub checkpoints: u64,
+    pub evictions: u64,
+    pub replays: u64,
+    pub answers: u64,
+    pub commits: u64,
+    pub deletes: u64,
+    pub reads: u64,
+    pub grants: u64,
+    pub lost_locks: u64,
+    pub looks: u64,
+    /// How long the journal is at least, as mounts were told.
+    pub journal_told: u64,
+}
+
+pub struct Stored {
+    pub bytes: Bytes,
+    pub deleted: bool,
+}
+
+/// One session of a mount.
+pub struct SessionRecord {
+    /// All operations, the first has number 1.
+    pub ops: Vec<Op>,
+    /// The last that was sent.
+    pub sent: Seq,
+    /// The last that the mount was told is on stable storage.
+    pub durable: Seq,
+    /// The last that was answered.
+    pub answered: Seq,
+    /// The mount's own directory.
+    pub dir: Option<Ino>,
+    /// Numbers of operations that append to the journal.
+    pub appends: BTreeSet<u64>,
+    /// The mount goes on with it.
+    pub alive: bool,
+}
+
+impl SessionRecord {
+    fn new() -> SessionRecord {
+        SessionRecord {
+            ops: Vec::new(),
+            sent: Seq(0),
+            durable: Seq(0),
+            answered: Seq(0),
+            dir: None,
+            appends: BTreeSet::new(),
+            alive: true,
+        }
+    }
+
+    /// The mount was told that all up to `durable` is on stable storage.
+    pub fn told_durable(&mut self, durable: Seq) {
+        self.durable = self.durable.max(durable);
+    }
+}
+
+impl Record {
+    /// A range of inode numbers was given: nobody may have had one of them before.
+    pub fn gives_inos(&mut self, range: InoRange) {
+        let end = |range: &InoRange| range.first.0 + range.count;
+        let overlaps = self.inos.iter().any(|old| old.first.0 < end(&range) && range.first.0 < end(old));
+        assert!(!overlaps, "inode numbers {range:?} are given twice");
+        self.inos.push(range);
+    }
+
+    pub fn opens_session(&mut self, session: SessionId) {
+        let before = self.sessions.insert(session, SessionRecord::new());
+        assert!(before.is_none(), "session {session} is given twice");
+    }
+
+    pub fn ended(&mut self, session: SessionId) {
+        self.ended.insert(session);
+    }
+
+    /// The end of the session was answered.
+    pub fn has_ended(&self, session: SessionId) -> bool {
+        self.ended.contains(&session)
+    }
+
+    /// The data daemon is about to delete these.
+    pub fn deletes_begin(&mut self, blocks: &[BlockRef]) {
+        for block in blocks {
+            if let Some(stored) = self.blocks.get_mut(block)
+                && !std::mem::replace(&mut stored.deleted, true)
+            {
+                self.deletes += 1;
+            }
+        }
+    }
+}
+
+/// An empty tree.
+pub fn new_twin() -> Twin {
+    let mut twin = Twin::new();
+    init_root(&mut twin, Timestamp::default(), &Caller::default(), 0o755).expect("maps do not fail");
+    twin
+}
+
+/// What a mount waits for.
+pub struct Expected {
+    pub seq: Seq,
+    /// `None`: it depends on what others do.
+    pub result: Option<OpResult>,
+}
