@@ -13,15 +13,17 @@
 //! A disk that fails (append, sync, tables) ends the machine: nothing is retried as if nothing had
 //! happened. [`Machine::failed`] tells the daemon to stop.
 
+pub mod bare;
 mod checkpoint;
 mod core;
 mod open;
 mod published;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use open::Birth;
+pub(super) use open::TABLES;
 
 use self::core::{Shared, Submission};
 use super::apply::{Applied, Command, Reply};
@@ -260,11 +262,7 @@ impl Machine {
             (published.state, published.view.clone().ok_or(FsError::Unavailable)?)
         };
         let snapshot = Snapshot::new(view, state.totals);
-        // redb panics on some damage; whoever asked gets an answer, and the others go on.
-        catch_unwind(AssertUnwindSafe(|| f(&snapshot))).unwrap_or_else(|_| {
-            tracing::error!("metadata tables: reading them panicked; they may be damaged");
-            Err(FsError::Corrupt)
-        })
+        read_contained(|| f(&snapshot))
     }
 
     /// Everything that is wrong with the tree, one line each. Reads all of it: for tests and repair.
@@ -334,6 +332,14 @@ impl Machine {
         let inner = self.inner.clone();
         tokio::task::spawn_blocking(move || inner.close()).await.map_err(|_| FsError::Io)?
     }
+}
+
+/// redb panics on some damage; whoever asked gets an answer, and the others go on.
+fn read_contained<T>(read: impl FnOnce() -> FsResult<T>) -> FsResult<T> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        tracing::error!("metadata tables: reading them panicked; they may be damaged");
+        Err(FsError::Corrupt)
+    })
 }
 
 impl Inner {
