@@ -3,6 +3,7 @@
 mod connect;
 mod demo;
 mod fsck;
+mod panics;
 mod status;
 mod view;
 mod volume;
@@ -25,7 +26,7 @@ enum Command {
     Demo(demo::Args),
     /// Say what runs: versions, space, inodes, sessions, data daemons
     Status(status::Args),
-    /// Check metadata and data of a running Cairn against each other
+    /// Check metadata and data against each other: of a running Cairn, or in the directories of a stopped one
     Fsck(fsck::Args),
     /// Look into the file of one volume, without its daemon
     #[command(subcommand)]
