@@ -3,6 +3,7 @@
 mod connect;
 mod demo;
 mod fsck;
+mod meta;
 mod panics;
 mod status;
 mod view;
@@ -31,6 +32,9 @@ enum Command {
     /// Look into the file of one volume, without its daemon
     #[command(subcommand)]
     Volume(volume::Args),
+    /// Write the metadata of a stopped daemon as text, or make a directory for a daemon of such a text
+    #[command(subcommand)]
+    Meta(meta::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Fsck(args) => Ok(fsck::run(&args)),
         Command::Volume(args) => volume::run(&args),
+        Command::Meta(args) => meta::run(&args),
     };
     match result {
         Ok(code) => code,
