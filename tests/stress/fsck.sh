@@ -333,5 +333,53 @@ diff <(sed 1d "$WORK_DIR/tree.before") <(sed 1d "$WORK_DIR/tree.after") >"$WORK_
     ok "the same tree: $(wc -l <"$WORK_DIR/tree.after") names" || fail "another tree: $(head -n 20 "$WORK_DIR/tree.diff")"
 fsck 0 "the loaded file system while it runs"
 
+# ---- an old dump: what came after it is gone, and a mount of that time goes on ----------------------------------------
+# The mount got its number after the dump; it sleeps while the next mount gets the same number again.
+python3 - "$MNT_A" "$WORK_DIR" >"$WORK_DIR/open.txt" 2>&1 <<'PYTHON' &
+import errno, os, sys, time
+with open(f"{sys.argv[1]}/after the dump", "wb", buffering=0) as f:
+    f.write(b"synced" * 1000)
+    os.fsync(f.fileno())
+    open(f"{sys.argv[2]}/is-open", "w").close()
+    while not os.path.exists(f"{sys.argv[2]}/try"):
+        time.sleep(0.01)
+    try:
+        f.write(b"lost")
+        os.fsync(f.fileno())
+        print("no error")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+PYTHON
+program=$!
+LIB_PIDS+=("$program")
+wait_until 20 test -e "$WORK_DIR/is-open" || fail "the program does not start"
+MNT_A_PID=$MOUNT_PID
+kill -STOP "$MNT_A_PID"
+at_end "kill -CONT $MNT_A_PID 2>/dev/null || true"
+stop "$META_PID" || fail "the metadata daemon does not end"
+"$(bin cairn)" meta load "$DUMP" "$WORK_DIR/meta-old-dump" >/dev/null || fail "load"
+mv "$META_DIR" "$WORK_DIR/meta-older"
+mv "$WORK_DIR/meta-old-dump" "$META_DIR"
+META_ARGS="--session-timeout 4s --grace 2s" meta_start "$META_DIR" "$META_ADDR"
+cluster_second
+kill -CONT "$MNT_A_PID"
+goes_on() { touch "$MNT_A/here" && [ -e "$MNT_B/here" ]; }
+wait_until 30 goes_on && ok "the mount of before goes on" || fail "the mount of before does not go on"
+[ ! -e "$MNT_A/after the dump" ] && [ ! -e "$MNT_B/after the dump" ] && ok "what came after the dump is gone" || fail "ghosts"
+touch "$WORK_DIR/try"
+wait "$program" || true
+[ "$(cat "$WORK_DIR/open.txt")" = EIO ] && ok "files that were open answer EIO" || fail "open files: $(cat "$WORK_DIR/open.txt")"
+for n in 1 2 3; do
+    echo "from b $n" >"$MNT_B/both"
+    [ "$(cat "$MNT_A/both")" = "from b $n" ] || fail "a does not see what b wrote"
+    echo "from a $n" >"$MNT_A/both"
+    [ "$(cat "$MNT_B/both")" = "from a $n" ] || fail "b does not see what a wrote"
+    rm "$MNT_B/both"
+    [ ! -e "$MNT_A/both" ] || fail "a sees what b removed"
+done
+sessions=$("$(bin cairn)" status --meta "$META_ADDR" --json | jq -c '[.sessions[].session] | length')
+[ "$sessions" = 2 ] && ok "each has a session of its own" || fail "$sessions sessions for two mounts"
+fsck 0 "the old state with both mounts"
+
 cluster_stop || fail "the cluster does not stop"
 exit "$failed"

@@ -217,6 +217,20 @@ async fn the_grace_ends_without_those_who_stay_away() {
     assert_eq!(attach(&a.link, Some(SessionId(999)), Vec::new()).await.unwrap_err(), FsError::Evicted);
 }
 
+/// Numbers are given again by tables that were restored from an old copy, and mounts of before still have them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_taken_up_again_only_by_who_opened_it() {
+    let mut server = Server::start(patient()).await;
+    let a = Mount::new(&server).await;
+    let other = ClientInfo { pid: 2, ..client_info() };
+    for _ in 0..2 {
+        let taken = attach_as(other.clone(), &a.link, Some(a.session), Vec::new()).await;
+        assert_eq!(taken.unwrap_err(), FsError::Evicted);
+        attach(&a.link, Some(a.session), Vec::new()).await.unwrap();
+        server.restart().await;
+    }
+}
+
 /// Ends a session over a connection that is not its own, as who knows that its mount has died.
 async fn end_for(server: &Server, session: SessionId) {
     ask(&server.connect(), |c| async move { c.detach(context(), session).await }).await.unwrap();

@@ -59,6 +59,9 @@ pub struct Session {
     closes: Arc<CloseQueue>,
     /// The answer to the first attach.
     first: AttachReply,
+    /// Generation of the last attach. A server that is behind it has another history: its tables were restored from an
+    /// old copy, and what it counts from now on says nothing beside what was counted before.
+    generation: AtomicU64,
     /// Proves the death of this process to those who come after it.
     life: OwnLife,
     cancel: CancellationToken,
@@ -116,6 +119,7 @@ impl Session {
             syncs: Arc::default(),
             inos: InoPool::default(),
             closes: Arc::default(),
+            generation: AtomicU64::new(first.generation),
             first,
             life,
             cancel: CancellationToken::new(),
@@ -232,11 +236,14 @@ impl Session {
         let request = AttachRequest { session: Some(self.session()), client: self.client.clone(), opens };
         match attach(live, request, &self.clock).await {
             Ok(reply) => {
-                let fits = self.log.lock().reattached(reply.applied, reply.durable);
-                if !fits {
+                let goes_on = reply.generation >= self.generation.load(Ordering::Acquire);
+                if !goes_on || !self.log.lock().reattached(reply.applied, reply.durable) {
                     tracing::error!(target: "cairn", "the metadata daemon has another history of this session");
+                    // Who waits for it need not wait for its time-out, which ends it in any case.
+                    let _ = live.detach(context(), self.session()).await;
                     return self.start_anew(live, sink).await;
                 }
+                self.generation.store(reply.generation, Ordering::Release);
                 self.passed.send_replace(Passed::new(reply.session, reply.applied));
                 self.tell_sharing(&reply, sink).await;
                 Ok(attached_of(live, &reply))
@@ -267,6 +274,7 @@ impl Session {
         let reply = attach(live, request, &self.clock).await?;
         self.life.is_for(reply.cluster, reply.session);
         self.id.store(reply.session.0, Ordering::Release);
+        self.generation.store(reply.generation, Ordering::Release);
         self.passed.send_replace(Passed::new(reply.session, Seq(0)));
         // Whatever others did since the old session ended was not told here.
         sink.shared(reply.generation).await;
