@@ -5,7 +5,7 @@ use crate::meta_common::*;
 use cairn_common::error::FsError;
 use cairn_common::ids::{Ino, SessionId};
 use cairn_common::namespace::op::{LockType, OpBody, OpReply};
-use cairn_common::proto::meta::{DataLease, EventBody, OpenState};
+use cairn_common::proto::meta::{ClientInfo, DataLease, EventBody, OpenState};
 use cairn_fsd::meta::session::SessionTimes;
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! Loading a dump into an empty directory.
 //!
-//! The tables are made under another name, and get theirs when the last line has been read and fits: whatever is
-//! called `tables` is whole. The log begins empty, behind the last entry that the tables have.
+//! The log is made first, empty, behind the last entry that the tables will have; then the tables under another name, and
+//! they get theirs when the last line has been read and fits. Whatever is called `tables` is whole, and a daemon refuses
+//! a log without.
 
 use super::line::{EndLine, Header, StateLine};
 use super::rows::{Row, Stored};
@@ -91,13 +92,13 @@ fn load_into(input: &mut dyn BufRead, disk: &dyn Disk) -> Result<u64, LoadError>
     }
     let StateLine { state } = lines.parsed()?;
     let state = State::from(state);
+    begin_log(disk, state.cluster, state.applied)?;
     let temporary = format!("{TABLES}{TEMPORARY}");
     let made = disk.create(&temporary).map_err(disk_failed("create", &temporary))?;
     let store = Store::open(made, CACHE)?;
     store.init(state, |_tx| Ok(())).map_err(LoadError::Tables)?;
     let rows = read_rows(&mut lines, &state, &store)?;
     store.close();
-    begin_log(disk, state.cluster, state.applied)?;
     disk.rename(&temporary, TABLES).map_err(disk_failed("rename", &temporary))?;
     disk.sync_dir().map_err(disk_failed("sync", "the directory"))?;
     Ok(rows)

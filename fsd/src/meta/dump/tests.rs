@@ -8,7 +8,7 @@ use crate::disk::sim::{Call, SimDisk};
 use crate::meta::apply::{Command, Reply};
 use crate::meta::machine::bare::{Bare, BareDir};
 use crate::meta::machine::tests::random::Random;
-use crate::meta::machine::{Birth, Machine, MachineConfig};
+use crate::meta::machine::{Birth, Machine, MachineConfig, OpenError};
 use bytes::Bytes;
 use cairn_common::attr::{Caller, Timestamp};
 use cairn_common::ids::{ClusterId, Ino, NodeId, Seq, SessionId};
@@ -31,9 +31,13 @@ fn config() -> MachineConfig {
     }
 }
 
-fn open(disk: &SimDisk) -> Machine {
+fn try_open(disk: &SimDisk) -> Result<Machine, OpenError> {
     let birth = Birth { cluster: ClusterId(7), time: Timestamp { secs: 1, nanos: 0 } };
-    Machine::open_on(Arc::new(disk.clone()), None, config(), &birth).unwrap()
+    Machine::open_on(Arc::new(disk.clone()), None, config(), &birth)
+}
+
+fn open(disk: &SimDisk) -> Machine {
+    try_open(disk).unwrap()
 }
 
 fn bare(disk: &SimDisk) -> Bare {
@@ -331,20 +335,27 @@ fn only_an_empty_directory_is_filled() {
 }
 
 /// Whenever the power goes, there is a whole directory, or one that no daemon takes for whole.
-#[test]
-fn power_loss_while_it_is_loaded() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_loss_while_it_is_loaded() {
+    let mut refused = 0;
     for changes in 0.. {
         let disk = SimDisk::new();
         disk.power_off_after(changes);
         let done = load(&mut GOLDEN.as_bytes(), &disk).is_ok();
         let after = disk.power_cycle(changes);
-        if done || after.list().unwrap().contains(&"tables".to_owned()) {
+        let names = after.list().unwrap();
+        if done || names.contains(&"tables".to_owned()) {
             assert_eq!(dump(&after), GOLDEN, "power off at {changes}");
+        } else if names.iter().any(|name| name.starts_with("tables")) {
+            let error = try_open(&after).map(drop).unwrap_err().to_string();
+            assert!(error.contains("but no tables"), "power off at {changes}: {error}");
+            refused += 1;
         }
         if done {
-            return;
+            break;
         }
     }
+    assert!(refused > 0);
 }
 
 #[test]

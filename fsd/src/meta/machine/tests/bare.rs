@@ -41,8 +41,7 @@ async fn all_is_found_and_nothing_changed_after_any_end() {
                 machine.checkpoint();
             }
         }
-        let (state, ended) =
-            (machine.read(|snapshot| snapshot.dump()).unwrap(), open_session(&machine).await);
+        let ended = open_session(&machine).await;
         machine.submit(Command::EndSession { session: ended }).await.unwrap();
         // What nobody has synced is torn when the power goes.
         batch(&machine, session, 161, random.ops(60)).await.unwrap();
