@@ -195,7 +195,7 @@ offline() {
     shift 2
     without "$expected" "$what" fsck --json --meta-dir "$META_DIR" --data-dir "$WORK_DIR/data" "$@"
 }
-# without CODE WHAT ARGUMENT...: nothing in the directories may be changed by it, if the daemon is away.
+# without CODE WHAT ARGUMENT...: nothing in the directories may be changed by it, if the daemons are away.
 without() {
     local expected=$1 what=$2 code=0 before
     shift 2
@@ -205,7 +205,8 @@ without() {
         fail "$what: exit code $code, not $expected: $(head -c 4000 "$WORK_DIR/fsck.json") $(cat "$WORK_DIR/fsck.err")"
     fi
     [ "$(wc -l <"$WORK_DIR/fsck.err")" -le 1 ] || fail "$what: more than a line: $(cat "$WORK_DIR/fsck.err")"
-    [ "$(stamps)" = "$before" ] || ! gone "$META_PID" || fail "$what: the directories were changed"
+    [ "$(stamps)" = "$before" ] || ! gone "$META_PID" || ! gone "$DATA_PID" ||
+        fail "$what: the directories were changed"
 }
 # No write, cut or hole leaves the time of the last change as it was.
 stamps() { find "$META_DIR" "$WORK_DIR/data" -printf '%p %i %s %b %C@\n' | sort; }
@@ -354,6 +355,12 @@ program=$!
 LIB_PIDS+=("$program")
 wait_until 20 test -e "$WORK_DIR/is-open" || fail "the program does not start"
 MNT_A_PID=$MOUNT_PID
+# Whatever the metadata daemon counts is higher then than in the one that is started on the dump.
+for round in 1 2; do
+    stop "$META_PID" || fail "the metadata daemon does not end"
+    meta_start "$META_DIR" "$META_ADDR"
+    wait_until 20 touch "$MNT_A/round $round" || fail "the mount does not go on"
+done
 kill -STOP "$MNT_A_PID"
 at_end "kill -CONT $MNT_A_PID 2>/dev/null || true"
 stop "$META_PID" || fail "the metadata daemon does not end"
@@ -377,6 +384,8 @@ for n in 1 2 3; do
     rm "$MNT_B/both"
     [ ! -e "$MNT_A/both" ] || fail "a sees what b removed"
 done
+grep -q 'session was ended' "$WORK_DIR/mount-mnt-b.log" && fail "the next mount lost its session to the one of before"
+grep -q 'session was ended' "$WORK_DIR/mount-mnt-a.log" && ok "the mount of before said so" || fail "its session was not ended"
 sessions=$("$(bin cairn)" status --meta "$META_ADDR" --json | jq -c '[.sessions[].session] | length')
 [ "$sessions" = 2 ] && ok "each has a session of its own" || fail "$sessions sessions for two mounts"
 fsck 0 "the old state with both mounts"
