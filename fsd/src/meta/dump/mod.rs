@@ -8,7 +8,7 @@
 //! {"end":{"rows":...,"crc64":"..."}}
 //! ```
 //!
-//! Described in `docs/formats/dump.md`. [`write`] and [`load`] keep one line in memory, and some rows on their way into
+//! Described in `docs/formats/dump.md`. [`write()`] and [`load()`] keep one line in memory, and some rows on their way into
 //! the tables.
 
 mod line;
