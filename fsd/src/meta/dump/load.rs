@@ -92,6 +92,7 @@ fn load_into(input: &mut dyn BufRead, disk: &dyn Disk) -> Result<u64, LoadError>
     }
     let StateLine { state } = lines.parsed()?;
     let state = State::from(state);
+    valid::check_state(&state).map_err(|what| lines.wrong(what.to_owned()))?;
     begin_log(disk, state.cluster, state.applied)?;
     let temporary = format!("{TABLES}{TEMPORARY}");
     let made = disk.create(&temporary).map_err(disk_failed("create", &temporary))?;

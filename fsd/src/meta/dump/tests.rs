@@ -260,6 +260,11 @@ fn a_row_that_the_daemon_could_not_work_with_is_refused_with_its_line() {
     let rows = &lines[..lines.len() - 1];
     let place = |start: &str| rows.iter().position(|line| line.starts_with(start)).unwrap();
     for (start, from, to, what) in [
+        (r#"{"state":"#, "\"epoch\":3", "\"epoch\":8388608", "too large"),
+        (r#"{"state":"#, "\"applied\":17", "\"applied\":18446744073709551615", "too large"),
+        (r#"{"state":"#, "\"next_ino\":65538", "\"next_ino\":1", "the root"),
+        (r#"{"inode":"#, "\"data_version\":1", "\"data_version\":9223372036854775808", "too large"),
+        (r#"{"session":"#, "\"applied\":12", "\"applied\":18446744073709551615", "too large"),
         (r#"{"inode":"#, "\"ino\":1,", "\"ino\":0,", "never given"),
         (r#"{"inode":"#, "\"ino\":1,", "\"ino\":70000,", "never given"),
         (r#"{"inode":"#, "\"perm\":\"0755\"", "\"perm\":\"0999\"", "octal"),

@@ -48,8 +48,28 @@ pub fn check(row: &Row, state: &State) -> Checked {
             expect(*volume < state.next_volume, "the volume was never given")?;
             expect(*node < state.next_node, "the node was never given")
         }
-        Row::Session(line) => expect(line.session < state.next_session, "the session was never given"),
+        Row::Session(line) => {
+            expect(line.session < state.next_session, "the session was never given")?;
+            expect(leaves_room(line.applied.0), TOO_LARGE)
+        }
     }
+}
+
+/// Says what is wrong with the counters: the daemon counts on from them.
+pub fn check_state(state: &State) -> Checked {
+    expect(state.next_ino > Ino::ROOT, "the root has a number, too")?;
+    let State { epoch, applied, next_ino, next_session, totals, .. } = state;
+    let counted =
+        [applied.0, next_ino.0, next_session.0, totals.inodes, totals.allocated, totals.block_bytes];
+    expect(epoch.0 < EPOCHS && counted.into_iter().all(leaves_room), TOO_LARGE)
+}
+
+/// Ids of events begin at the epoch times 2^40.
+const EPOCHS: u64 = 1 << 23;
+const TOO_LARGE: &str = "a number is too large";
+
+fn leaves_room(number: u64) -> bool {
+    number <= i64::MAX.unsigned_abs()
 }
 
 fn expect(holds: bool, problem: &'static str) -> Checked {
@@ -64,6 +84,7 @@ fn known(ino: Ino, state: &State) -> Checked {
 fn inode(line: &InodeLine, state: &State) -> Checked {
     known(line.ino, state)?;
     expect(line.size <= FILE_SIZE_MAX, "the file is too long")?;
+    expect([line.allocated, line.data_version, line.entries].into_iter().all(leaves_room), TOO_LARGE)?;
     let target = line.target.0.len();
     let fits = if line.kind == FileKind::Symlink { target <= SYMLINK_MAX } else { target == 0 };
     expect(fits, "only a symbolic link has a target, of at most 4095 bytes")
