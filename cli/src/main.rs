@@ -3,6 +3,8 @@
 mod connect;
 mod demo;
 mod fsck;
+mod meta;
+mod panics;
 mod status;
 mod view;
 mod volume;
@@ -25,11 +27,14 @@ enum Command {
     Demo(demo::Args),
     /// Say what runs: versions, space, inodes, sessions, data daemons
     Status(status::Args),
-    /// Check metadata and data of a running Cairn against each other
+    /// Check metadata and data against each other: of a running Cairn, or in the directories of a stopped one
     Fsck(fsck::Args),
     /// Look into the file of one volume, without its daemon
     #[command(subcommand)]
     Volume(volume::Args),
+    /// Write the metadata of a stopped daemon as text, or make a directory for a daemon of such a text
+    #[command(subcommand)]
+    Meta(meta::Args),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +43,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Fsck(args) => Ok(fsck::run(&args)),
         Command::Volume(args) => volume::run(&args),
+        Command::Meta(args) => meta::run(&args),
     };
     match result {
         Ok(code) => code,

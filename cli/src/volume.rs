@@ -82,7 +82,7 @@ fn open(file: &Path) -> Result<Bare> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let disk = RealDisk::open(directory).with_context(|| format!("open {}", directory.display()))?;
+    let disk = RealDisk::read_only(directory).with_context(|| format!("open {}", directory.display()))?;
     Bare::open(&disk, name).with_context(|| format!("{}", file.display()))
 }
 

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 /// Ending of files that are being made; whoever opens a directory removes what a crash left of them.
 pub const TEMPORARY: &str = ".tmp";
 
+/// The file by which a directory is locked.
+pub const LOCK: &str = "LOCK";
+
 /// Puts a file `name` with exactly `parts` in place, durable on return.
 pub fn replace(disk: &dyn Disk, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     let temporary = format!("{name}{TEMPORARY}");
@@ -52,13 +55,21 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());
     }
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    create_dir_all(parent)?;
+    create_dir_all(parent(path))?;
+    create_dir(path)
+}
+
+/// Makes a directory (mode 0700) unless it is there, durable in its parent.
+pub fn create_dir(path: &Path) -> io::Result<()> {
     match fs::mkdir(path, Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    sync_dir(parent)
+    sync_dir(parent(path))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes creations, renames and removals inside the directory `path` durable.
@@ -72,7 +83,7 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 pub enum LockError {
     #[error("{0} belongs to a {1} daemon: give each daemon a directory of its own")]
     OtherRole(PathBuf, &'static str),
-    #[error("{0} is in use by another daemon")]
+    #[error("{0} is in use by another daemon or a check")]
     InUse(PathBuf),
     #[error("cannot lock {0}: {1}")]
     Io(PathBuf, io::Error),
@@ -92,13 +103,27 @@ impl DirLock {
 
     /// Locks `dir` by a file `LOCK` in it; never waits.
     pub fn acquire(dir: &Path) -> Result<DirLock, LockError> {
-        let failed = |errno: rustix::io::Errno| LockError::Io(dir.to_owned(), errno.into());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        let file = fs::open(dir.join("LOCK"), flags, Mode::from_raw_mode(0o600)).map_err(failed)?;
-        match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let file = fs::open(dir.join(LOCK), flags, Mode::from_raw_mode(0o600));
+        let file = file.map_err(|errno| LockError::Io(dir.to_owned(), errno.into()))?;
+        DirLock::lock(dir, file, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Keeps daemons out of `dir` while it is only looked at; others may look, too. Nothing is made: `None` if no
+    /// daemon ever had it.
+    pub fn share(dir: &Path) -> Result<Option<DirLock>, LockError> {
+        match fs::open(dir.join(LOCK), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => DirLock::lock(dir, file, FlockOperation::NonBlockingLockShared).map(Some),
+            Err(rustix::io::Errno::NOENT) if dir.is_dir() => Ok(None),
+            Err(errno) => Err(LockError::Io(dir.to_owned(), errno.into())),
+        }
+    }
+
+    fn lock(dir: &Path, file: OwnedFd, how: FlockOperation) -> Result<DirLock, LockError> {
+        match fs::flock(&file, how) {
             Ok(()) => Ok(DirLock { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(LockError::InUse(dir.to_owned())),
-            Err(errno) => Err(failed(errno)),
+            Err(errno) => Err(LockError::Io(dir.to_owned(), errno.into())),
         }
     }
 }
@@ -115,6 +140,22 @@ mod tests {
         let first = DirLock::acquire(dir.path()).unwrap();
         assert!(matches!(DirLock::acquire(dir.path()), Err(LockError::InUse(_))));
         drop(first);
+        DirLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn who_looks_keeps_daemons_out_and_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(DirLock::share(dir.path()).unwrap().is_none());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(matches!(DirLock::share(&dir.path().join("absent")), Err(LockError::Io(..))));
+        let daemon = DirLock::acquire(dir.path()).unwrap();
+        assert!(matches!(DirLock::share(dir.path()), Err(LockError::InUse(_))));
+        drop(daemon);
+        let looks = [DirLock::share(dir.path()).unwrap(), DirLock::share(dir.path()).unwrap()];
+        assert!(looks.iter().all(Option::is_some));
+        assert!(matches!(DirLock::acquire(dir.path()), Err(LockError::InUse(_))));
+        drop(looks);
         DirLock::acquire(dir.path()).unwrap();
     }
 

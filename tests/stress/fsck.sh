@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # cairn fsck finds nothing where nothing is wrong, names what is: a damaged, a missing, a leaked block; and repairs the last.
-# cairn volume says the same of a volume's file, without any daemon.
+# cairn volume says the same of a volume's file, without any daemon; so does cairn fsck of whole directories. What
+# cairn meta dump writes and cairn meta load reads is the same tree, and mounts of before go on with it.
 # Usage: fsck.sh     makes a cluster of its own
 set -euo pipefail
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -165,6 +166,16 @@ mount_at "$MNT_A"
 fsck 0 "after a mount died"
 before=$(jq .leaked.blocks "$WORK_DIR/fsck.json")
 [ "$before" -gt 0 ] && ok "$before blocks are leaked" || fail "no leaked blocks"
+# The same on copies of the directories, without daemons.
+cp -a --sparse=always "$WORK_DIR/data" "$WORK_DIR/data-copy"
+cp -a "$WORK_DIR/meta" "$WORK_DIR/meta-copy"
+copies() { "$(bin cairn)" fsck --json --meta-dir "$WORK_DIR/meta-copy" --data-dir "$WORK_DIR/data-copy" "$@" >"$WORK_DIR/fsck.json"; }
+copies --quick && holds ".leaked.blocks == $before and (.leaked.deleted | not)" "as many in the directories alone"
+code=0
+copies --repair || code=$?
+[ "$code" = 1 ] && holds ".leaked.blocks == $before and .leaked.deleted" "they are deleted" || fail "repair without daemons: exit code $code"
+copies && holds '.leaked.blocks == 0 and .problems == []' "nothing is leaked any more"
+rm -rf "$WORK_DIR/data-copy" "$WORK_DIR/meta-copy"
 fsck 1 "repair" --repair
 fsck 0 "after the repair"
 holds '.leaked.blocks == 0 and .problems == []' "nothing is leaked any more"
@@ -175,6 +186,209 @@ code=0
 "$(bin cairn)" fsck --meta 127.0.0.1:1 >"$WORK_DIR/no.txt" 2>&1 || code=$?
 [ "$code of $(wc -l <"$WORK_DIR/no.txt")" = "8 of 1" ] && grep -q 127.0.0.1:1 "$WORK_DIR/no.txt" && ok "no metadata daemon: one line" ||
     fail "no metadata daemon: code $code, $(cat "$WORK_DIR/no.txt")"
+
+# ---- without daemons -----------------------------------------------------------------------------------------------
+META_DIR=$WORK_DIR/meta
+# offline CODE WHAT [OPTION]...: of the metadata and the data.
+offline() {
+    local expected=$1 what=$2
+    shift 2
+    without "$expected" "$what" fsck --json --meta-dir "$META_DIR" --data-dir "$WORK_DIR/data" "$@"
+}
+# without CODE WHAT ARGUMENT...: nothing in the directories may be changed by it, if the daemons are away.
+without() {
+    local expected=$1 what=$2 code=0 before
+    shift 2
+    before=$(stamps)
+    "$(bin cairn)" "$@" >"$WORK_DIR/fsck.json" 2>"$WORK_DIR/fsck.err" || code=$?
+    if [ "$code" = "$expected" ]; then ok "$what: exit code $code"; else
+        fail "$what: exit code $code, not $expected: $(head -c 4000 "$WORK_DIR/fsck.json") $(cat "$WORK_DIR/fsck.err")"
+    fi
+    [ "$(wc -l <"$WORK_DIR/fsck.err")" -le 1 ] || fail "$what: more than a line: $(cat "$WORK_DIR/fsck.err")"
+    [ "$(stamps)" = "$before" ] || ! gone "$META_PID" || ! gone "$DATA_PID" ||
+        fail "$what: the directories were changed"
+}
+# No write, cut or hole leaves the time of the last change as it was.
+stamps() { find "$META_DIR" "$WORK_DIR/data" -printf '%p %i %s %b %C@\n' | sort; }
+says() { grep -q -e "$1" "$WORK_DIR/fsck.err" && ok "$2" || fail "$2: $(cat "$WORK_DIR/fsck.err")"; }
+# flip FILE OFFSET: one bit; twice: as before.
+flip() {
+    python3 - "$@" <<'PYTHON'
+import sys
+with open(sys.argv[1], "r+b") as f:
+    f.seek(int(sys.argv[2]))
+    byte = f.read(1)[0]
+    f.seek(int(sys.argv[2]))
+    f.write(bytes([byte ^ 4]))
+PYTHON
+}
+tree() { "$(dirname "$0")/manifest.py" "$1"; }
+
+"$(dirname "$0")/manifest.py" --fill "$MNT_A/dir/all kinds"
+sync -f "$MNT_A"
+without 8 "the metadata daemon runs" fsck --meta-dir "$META_DIR"
+says "$META_DIR is in use by another daemon" "it is said in a line"
+without 1 "the metadata daemon runs" meta dump "$META_DIR"
+says "in use by another daemon" "it is said in a line"
+kill_hard "$META_PID"
+without 0 "the metadata of a killed daemon" fsck --json --meta-dir "$META_DIR"
+holds '.data == null and .problems == [] and .unchecked == [] and .tree.inodes > 2300' "its own checks alone"
+offline 8 "the data daemon runs"
+says "$WORK_DIR/data is in use by another daemon" "it is said in a line"
+kill_hard "$DATA_PID"
+offline 0 "after kill -9 of both daemons"
+holds '.problems == [] and .unchecked == [] and .data[0].verified > 25000000' "all data was read"
+without 8 "the wrong directory" fsck --meta-dir "$WORK_DIR/data"
+says "belongs to a data daemon" "it is said in a line"
+without 8 "the wrong data directory" fsck --meta-dir "$META_DIR" --data-dir "$META_DIR"
+meta_start "$META_DIR" "$META_ADDR"
+data_start "$WORK_DIR/data" "$DATA_ADDR"
+tree "$MNT_A" >"$WORK_DIR/tree.before"
+
+# A program goes on all the while: with the directory that is dumped, and then with the one that is loaded.
+python3 - "$MNT_A" "$WORK_DIR" 2>"$WORK_DIR/go-on.err" <<'PYTHON' &
+import os, sys, time
+n = 0
+os.mkdir(f"{sys.argv[1]}/goes on")
+while not os.path.exists(f"{sys.argv[2]}/enough"):
+    with open(f"{sys.argv[1]}/goes on/{n}", "w") as f:
+        f.write(f"{n} " * 1000)
+    n += 1
+    time.sleep(0.01)
+for i in range(n):
+    assert open(f"{sys.argv[1]}/goes on/{i}").read() == f"{i} " * 1000, i
+print(n)
+PYTHON
+program=$!
+LIB_PIDS+=("$program")
+wait_until 20 test -e "$MNT_A/goes on/20" || fail "the program does not start"
+stop "$META_PID" || fail "the metadata daemon does not end"
+stop "$DATA_PID" || fail "the data daemon does not end"
+offline 0 "daemons that were stopped"
+
+# ---- damage, without daemons ---------------------------------------------------------------------------------------
+volume=$(volume_with CANARY-CANARY)
+swap "$volume" CANARY-CANARY CANARY-CANCRY
+offline 4 "a damaged block"
+holds '[.problems[] | select(.what | test("damaged")).files[]] | index("/dir/marked") != null and index("/second name") != null' "its files are named"
+offline 0 "damage inside of blocks is not looked for" --quick
+swap "$volume" CANARY-CANCRY CANARY-CANARY
+flip "$volume" 20
+offline 4 "a damaged superblock" --quick
+holds '[.problems[] | select(.what | test("damaged at its beginning")).files[]] | index("/dir/marked") != null' "its files are named"
+flip "$volume" 20
+take_away
+offline 4 "a lost volume" --quick
+holds '[.problems[] | select(.what == "is missing").files[]] | index("/dir/marked") != null' "its files are named"
+bring_back
+cp "$META_DIR/tables" "$WORK_DIR/tables.kept"
+while swap "$META_DIR/tables" MARKED-IN-THE-TABLES MARKED-IN-THE-TABLEZ; do :; done
+offline 4 "a changed byte in the tables" --quick
+holds '[.problems[].what | select(test("^tables: .*corrupt"; "i"))] | length == 1' "it is named"
+without 1 "a changed byte in the tables is not dumped" meta dump "$META_DIR"
+[ "$(wc -c <"$WORK_DIR/fsck.json")" = 0 ] || fail "damaged tables were dumped"
+cp "$WORK_DIR/tables.kept" "$META_DIR/tables"
+log=$(find "$META_DIR" -name 'log-*' | sort | tail -n 1)
+flip "$log" 110
+offline 12 "a changed byte in the log" --quick
+holds "[.problems[].what | select(test(\"$(basename "$log") .*damaged\"))] | length == 1" "its file is named"
+holds '.unchecked == ["everything else: it needs the metadata"]' "it says what it could not check"
+flip "$log" 110
+offline 0 "the damage undone"
+
+# ---- dump and load -------------------------------------------------------------------------------------------------
+DUMP=$WORK_DIR/metadata.dump
+without 0 "dump" meta dump "$META_DIR"
+mv "$WORK_DIR/fsck.json" "$DUMP"
+jq -e -s 'length > 5000' "$DUMP" >/dev/null || fail "lines of JSON"
+tail -n 1 "$DUMP" | grep -q '^{"end":{"rows":' || fail "its last line: $(tail -n 1 "$DUMP")"
+head -c 100000 "$DUMP" >"$WORK_DIR/cut.dump"
+without 1 "a dump that is cut off" meta load "$WORK_DIR/cut.dump" "$WORK_DIR/meta-new"
+says ": line $(($(wc -l <"$WORK_DIR/cut.dump") + 1)): the dump is cut off here$" "the line is named"
+sed '7s/"ino":/"inode":/' "$DUMP" >"$WORK_DIR/bad.dump"
+without 1 "a dump with a bad row" meta load "$WORK_DIR/bad.dump" "$WORK_DIR/meta-new"
+says ": line 7: unknown field" "the line is named"
+[ ! -e "$WORK_DIR/meta-new" ] || fail "something is left: $(ls -la "$WORK_DIR/meta-new")"
+without 1 "load over metadata" meta load "$DUMP" "$META_DIR"
+says "it is not empty" "it is refused"
+without 0 "load" meta load - "$WORK_DIR/meta-new" <"$DUMP"
+mv "$META_DIR" "$WORK_DIR/meta-old"
+mv "$WORK_DIR/meta-new" "$META_DIR"
+without 0 "dump what was loaded" meta dump "$META_DIR"
+cmp "$WORK_DIR/fsck.json" "$DUMP" && ok "the same, byte for byte" || fail "another dump"
+offline 0 "what was loaded"
+
+meta_start "$META_DIR" "$META_ADDR"
+data_start "$WORK_DIR/data" "$DATA_ADDR"
+count() { find "$MNT_A/goes on" -type f | wc -l; }
+before=$(count)
+more() { [ "$(count)" -gt $((before + 20)) ]; }
+wait_until 30 more || fail "the program does not go on"
+touch "$WORK_DIR/enough"
+wait "$program" && ok "a program goes on with what was loaded" || fail "the program failed: $(cat "$WORK_DIR/go-on.err")"
+rm -r "$MNT_A/goes on"
+unmount "$MNT_A" || fail "the mount does not end"
+mount_at "$MNT_A"
+tree "$MNT_A" >"$WORK_DIR/tree.after"
+diff <(sed 1d "$WORK_DIR/tree.before") <(sed 1d "$WORK_DIR/tree.after") >"$WORK_DIR/tree.diff" &&
+    ok "the same tree: $(wc -l <"$WORK_DIR/tree.after") names" || fail "another tree: $(head -n 20 "$WORK_DIR/tree.diff")"
+fsck 0 "the loaded file system while it runs"
+
+# ---- an old dump: what came after it is gone, and a mount of that time goes on ----------------------------------------
+# The mount got its number after the dump; it sleeps while the next mount gets the same number again.
+python3 - "$MNT_A" "$WORK_DIR" >"$WORK_DIR/open.txt" 2>&1 <<'PYTHON' &
+import errno, os, sys, time
+with open(f"{sys.argv[1]}/after the dump", "wb", buffering=0) as f:
+    f.write(b"synced" * 1000)
+    os.fsync(f.fileno())
+    open(f"{sys.argv[2]}/is-open", "w").close()
+    while not os.path.exists(f"{sys.argv[2]}/try"):
+        time.sleep(0.01)
+    try:
+        f.write(b"lost")
+        os.fsync(f.fileno())
+        print("no error")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+PYTHON
+program=$!
+LIB_PIDS+=("$program")
+wait_until 20 test -e "$WORK_DIR/is-open" || fail "the program does not start"
+MNT_A_PID=$MOUNT_PID
+# Whatever the metadata daemon counts is higher then than in the one that is started on the dump.
+for round in 1 2; do
+    stop "$META_PID" || fail "the metadata daemon does not end"
+    meta_start "$META_DIR" "$META_ADDR"
+    wait_until 20 touch "$MNT_A/round $round" || fail "the mount does not go on"
+done
+kill -STOP "$MNT_A_PID"
+at_end "kill -CONT $MNT_A_PID 2>/dev/null || true"
+stop "$META_PID" || fail "the metadata daemon does not end"
+"$(bin cairn)" meta load "$DUMP" "$WORK_DIR/meta-old-dump" >/dev/null || fail "load"
+mv "$META_DIR" "$WORK_DIR/meta-older"
+mv "$WORK_DIR/meta-old-dump" "$META_DIR"
+META_ARGS="--session-timeout 4s --grace 2s" meta_start "$META_DIR" "$META_ADDR"
+cluster_second
+kill -CONT "$MNT_A_PID"
+goes_on() { touch "$MNT_A/here" && [ -e "$MNT_B/here" ]; }
+wait_until 30 goes_on && ok "the mount of before goes on" || fail "the mount of before does not go on"
+[ ! -e "$MNT_A/after the dump" ] && [ ! -e "$MNT_B/after the dump" ] && ok "what came after the dump is gone" || fail "ghosts"
+touch "$WORK_DIR/try"
+wait "$program" || true
+[ "$(cat "$WORK_DIR/open.txt")" = EIO ] && ok "files that were open answer EIO" || fail "open files: $(cat "$WORK_DIR/open.txt")"
+for n in 1 2 3; do
+    echo "from b $n" >"$MNT_B/both"
+    [ "$(cat "$MNT_A/both")" = "from b $n" ] || fail "a does not see what b wrote"
+    echo "from a $n" >"$MNT_A/both"
+    [ "$(cat "$MNT_B/both")" = "from a $n" ] || fail "b does not see what a wrote"
+    rm "$MNT_B/both"
+    [ ! -e "$MNT_A/both" ] || fail "a sees what b removed"
+done
+grep -q 'session was ended' "$WORK_DIR/mount-mnt-b.log" && fail "the next mount lost its session to the one of before"
+grep -q 'session was ended' "$WORK_DIR/mount-mnt-a.log" && ok "the mount of before said so" || fail "its session was not ended"
+sessions=$("$(bin cairn)" status --meta "$META_ADDR" --json | jq -c '[.sessions[].session] | length')
+[ "$sessions" = 2 ] && ok "each has a session of its own" || fail "$sessions sessions for two mounts"
+fsck 0 "the old state with both mounts"
 
 cluster_stop || fail "the cluster does not stop"
 exit "$failed"

@@ -1,148 +1,37 @@
-//! Questions to daemons, page by page.
+//! What a check asks, of daemons that run or of their directories.
 
-use crate::connect;
-use anyhow::{Context as _, Result, anyhow};
-use cairn_common::config::Address;
-use cairn_common::error::{FsError, FsResult};
+use anyhow::Result;
+use cairn_common::error::FsResult;
 use cairn_common::ids::{BlockRef, SessionId, VolumeId};
-use cairn_common::limits::FRAME_PAYLOAD_MAX;
 use cairn_common::namespace::tables::BlockUse;
-use cairn_common::proto::data::{BlockStat, DataServiceClient, GetRequest};
-use cairn_common::proto::meta::{
-    BLOCKS_PER_REPLY, BlockFate, MetaServiceClient, MetaStatus, TreeReport, UserReport,
-};
-use cairn_common::rpc::Reconnecting;
-use cairn_common::wire::checksum::verify_pieces;
+use cairn_common::proto::data::BlockStat;
+use cairn_common::proto::meta::{BlockFate, ClusterMap, NodeInfo, UserReport};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-/// One page, or one block.
-const PAGE_LIMIT: Duration = Duration::from_secs(30);
-/// Reading a whole tree.
-const TREE_LIMIT: Duration = Duration::from_secs(1800);
-
-/// The metadata daemon.
-pub struct Meta {
-    link: Reconnecting<MetaServiceClient>,
-}
-
-impl Meta {
-    pub fn new(addresses: Vec<Address>) -> Meta {
-        Meta { link: connect::meta(addresses) }
-    }
-
-    pub async fn status(&self) -> FsResult<MetaStatus> {
-        self.link.call(connect::PATIENCE, |client, context| async move { client.status(context).await }).await
-    }
-
-    pub async fn tree(&self) -> Result<TreeReport> {
-        let answer = self.link.call(TREE_LIMIT, |client, context| async move { client.check(context).await });
-        answer.await.context("the metadata daemon did not finish its check (its log says why)")
-    }
+/// The metadata.
+pub trait AskMeta {
+    type Data: AskData;
 
     /// All blocks that files use.
-    pub async fn blocks(&self) -> Result<BTreeMap<BlockRef, BlockUse>> {
-        let mut all = BTreeMap::new();
-        let mut after = BlockRef::default();
-        loop {
-            let page = self
-                .link
-                .call(PAGE_LIMIT, |client, context| async move { client.blocks(context, after).await })
-                .await
-                .context("ask the metadata daemon for its blocks")?;
-            let Some((last, _)) = page.last() else { return Ok(all) };
-            after = *last;
-            all.extend(page);
-        }
-    }
-
-    /// One for each block, in order.
-    pub async fn fates(&self, blocks: &[BlockRef]) -> Result<Vec<BlockFate>> {
-        let mut fates = Vec::with_capacity(blocks.len());
-        for page in blocks.chunks(BLOCKS_PER_REPLY) {
-            let asked = page.to_vec();
-            let answer = self
-                .link
-                .call(PAGE_LIMIT, |client, context| async move { client.fates(context, asked).await })
-                .await
-                .context("ask the metadata daemon what has become of blocks")?;
-            if answer.len() != page.len() {
-                return Err(anyhow!(
-                    "the metadata daemon gave {} answers for {} blocks",
-                    answer.len(),
-                    page.len()
-                ));
-            }
-            fates.extend(answer);
-        }
-        Ok(fates)
-    }
-
+    async fn blocks(&self) -> Result<BTreeMap<BlockRef, BlockUse>>;
+    /// Data daemons, and which of them has which volume.
+    async fn map(&self) -> Result<ClusterMap>;
+    /// What has become of each block, in order.
+    async fn fates(&self, blocks: &[BlockRef]) -> Result<Vec<BlockFate>>;
     /// Those of the sessions that can commit nothing any more.
-    pub async fn ended(&self, sessions: BTreeSet<SessionId>) -> Result<BTreeSet<SessionId>> {
-        let mut ended = BTreeSet::new();
-        for page in Vec::from_iter(sessions).chunks(BLOCKS_PER_REPLY) {
-            let asked = page.to_vec();
-            let answer = self
-                .link
-                .call(PAGE_LIMIT, |client, context| async move { client.ended(context, asked).await });
-            ended.extend(answer.await.context("ask the metadata daemon which sessions have ended")?);
-        }
-        Ok(ended)
-    }
-
-    pub async fn users(&self, blocks: Vec<BlockRef>) -> Result<UserReport> {
-        let answer =
-            self.link.call(TREE_LIMIT, |client, context| async move { client.users(context, blocks).await });
-        answer.await.context("ask the metadata daemon which files are touched")
-    }
+    async fn ended(&self, sessions: BTreeSet<SessionId>) -> Result<BTreeSet<SessionId>>;
+    /// Which files use the blocks.
+    async fn users(&self, blocks: Vec<BlockRef>) -> Result<UserReport>;
+    /// The data of a node; the error says why it can't be looked at.
+    async fn data(&self, node: &NodeInfo) -> Result<Self::Data, String>;
 }
 
-/// One data daemon.
-pub struct Data {
-    link: Reconnecting<DataServiceClient>,
-}
-
-impl Data {
-    pub fn new(address: Address) -> Data {
-        Data { link: connect::data(address) }
-    }
-
-    /// Whether it answers at all.
-    pub async fn answers(&self) -> FsResult<()> {
-        let stat = |client: DataServiceClient, context| async move { client.stat(context).await };
-        self.link.call(connect::PATIENCE, stat).await.map(|_stat| ())
-    }
-
-    /// Everything that a volume has.
-    pub async fn list(&self, volume: VolumeId) -> FsResult<Vec<BlockStat>> {
-        let mut all: Vec<BlockStat> = Vec::new();
-        loop {
-            let after = all.last().map_or(0, |stat| stat.block.sequence);
-            let list =
-                |client: DataServiceClient, context| async move { client.list(context, volume, after).await };
-            let page = self.link.call(PAGE_LIMIT, list).await?;
-            if page.is_empty() {
-                return Ok(all);
-            }
-            all.extend(page);
-        }
-    }
-
+/// The data of one node.
+pub trait AskData {
+    /// Everything that a volume has. `NotFound`: there is no such volume; `Corrupt`: its file is none, or damaged so
+    /// that nothing in it can be found.
+    async fn list(&self, volume: VolumeId) -> FsResult<Vec<BlockStat>>;
     /// Reads a block and compares it with its checksums; how many bytes it has.
-    pub async fn verify(&self, block: BlockRef) -> FsResult<u64> {
-        let length = u32::try_from(FRAME_PAYLOAD_MAX).map_err(|_| FsError::Invalid)?;
-        let request = GetRequest { block, offset: 0, length };
-        let get = |client: DataServiceClient, context| async move { client.get(context, request).await };
-        let reply = self.link.call(PAGE_LIMIT, get).await?;
-        let bytes = reply.payload.into_bytes();
-        verify_pieces(&bytes, &reply.checksums).map_err(|_piece| FsError::Corrupt)?;
-        Ok(bytes.len() as u64)
-    }
-
-    pub async fn delete(&self, blocks: Vec<BlockRef>) -> FsResult<()> {
-        self.link
-            .call(PAGE_LIMIT, |client, context| async move { client.delete(context, blocks).await })
-            .await
-    }
+    async fn verify(&self, block: BlockRef) -> FsResult<u64>;
+    async fn delete(&self, blocks: Vec<BlockRef>) -> Result<()>;
 }

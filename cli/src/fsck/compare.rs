@@ -17,6 +17,8 @@ pub enum Fault {
     Damaged,
     /// Its disk can't read it.
     Unreadable,
+    /// Nothing can be found in the file of its volume.
+    VolumeDamaged,
 }
 
 /// Blocks of one volume that one of both knows otherwise than the other. Both may have changed since they were

@@ -10,7 +10,8 @@ use std::fmt;
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     pub tree: Tree,
-    pub data: Vec<Node>,
+    /// `None`: no data was to be looked at.
+    pub data: Option<Vec<Node>>,
     pub problems: Vec<Problem>,
     /// What could not be looked at, and why.
     pub unchecked: Vec<String>,
@@ -70,6 +71,17 @@ impl Tree {
     }
 }
 
+impl Report {
+    /// Of metadata that can't be read.
+    pub fn unreadable(damage: Vec<String>) -> Report {
+        Report {
+            problems: damage.into_iter().map(|what| Problem::Tree { what }).collect(),
+            unchecked: vec!["everything else: it needs the metadata".to_owned()],
+            ..Report::default()
+        }
+    }
+}
+
 impl Problem {
     /// A block without the names of its files, which are asked for together later.
     pub fn block(block: BlockRef, node: u32, fault: Fault) -> Problem {
@@ -78,6 +90,7 @@ impl Problem {
             Fault::Length { stored, expected } => format!("has {stored} bytes instead of {expected}"),
             Fault::Damaged => "is damaged: its bytes do not match their checksums".to_owned(),
             Fault::Unreadable => "can't be read from its disk".to_owned(),
+            Fault::VolumeDamaged => "is in a volume whose file is damaged at its beginning".to_owned(),
         };
         Problem::Block { block: block.to_string(), node, what, files: Vec::new(), complete: false }
     }
@@ -101,7 +114,10 @@ impl fmt::Display for Report {
         let tree = &self.tree;
         let (held, stored) = (Size(tree.allocated), Size(tree.block_bytes));
         writeln!(f, "metadata  {} inodes hold {held}, {stored} of blocks", tree.inodes)?;
-        for node in &self.data {
+        if self.data.is_none() {
+            writeln!(f, "data      not looked at")?;
+        }
+        for node in self.data.iter().flatten() {
             write!(f, "data {:<4} {} blocks in use", node.node, node.blocks)?;
             if node.verified > 0 {
                 write!(f, ", {} read and verified", Size(node.verified))?;

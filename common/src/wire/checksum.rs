@@ -19,7 +19,7 @@ pub fn crc32c_of_parts(parts: &[&[u8]]) -> u32 {
 }
 
 /// CRC-64/NVME, piece by piece: for bytes that must be told from others, where [`crc32c`] is too short.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Crc64(Digest);
 
 impl Default for Crc64 {

@@ -3,6 +3,7 @@
 //! `service → store → lanes → volume → disk`: each knows only the next. A block is acknowledged when it and
 //! all before it in its volume are durable; `docs/formats/volume.md` says why a crash at any point is safe.
 
+pub mod bare;
 pub mod identity;
 pub mod lanes;
 pub mod leaks;

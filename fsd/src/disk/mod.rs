@@ -2,11 +2,14 @@
 //!
 //! Everything a role keeps on disk goes through [`Disk`] and [`DiskFile`], so that tests can swap the
 //! real disk for one that loses what was not synced, tears writes, fills up or fails
-//! ([`sim::SimDisk`]). Names are plain file names inside the directory.
+//! ([`sim::SimDisk`]), and a check can look at a directory without changing it ([`Overlay`]). Names are plain file
+//! names inside the directory.
 
+mod overlay;
 mod real;
 pub mod sim;
 
+pub use overlay::Overlay;
 pub use real::RealDisk;
 
 use std::io::{self, IoSlice};

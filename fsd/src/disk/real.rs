@@ -12,23 +12,39 @@ use std::sync::Arc;
 /// A directory, held open: later calls stay in it even if it is renamed.
 pub struct RealDisk {
     dir: OwnedFd,
+    read_only: bool,
 }
 
 impl RealDisk {
     /// Opens an existing directory.
     pub fn open(path: &Path) -> io::Result<RealDisk> {
+        RealDisk::new(path, false)
+    }
+
+    /// Opens an existing directory of which nothing can be changed through this disk: the kernel refuses it.
+    pub fn read_only(path: &Path) -> io::Result<RealDisk> {
+        RealDisk::new(path, true)
+    }
+
+    fn new(path: &Path, read_only: bool) -> io::Result<RealDisk> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(RealDisk { dir: fs::open(path, flags, Mode::empty())? })
+        Ok(RealDisk { dir: fs::open(path, flags, Mode::empty())?, read_only })
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
-        let flags = flags | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let access = if self.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+        let flags = flags | access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         Ok(fs::openat(&self.dir, name, flags, Mode::from_raw_mode(0o600))?)
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 }
 
 impl Disk for RealDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.check_writable()?;
         Ok(Arc::new(RealFile { fd: self.open_file(name, OFlags::CREATE | OFlags::EXCL)? }))
     }
 
@@ -44,10 +60,12 @@ impl Disk for RealDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check_writable()?;
         Ok(fs::renameat(&self.dir, from, &self.dir, to)?)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.check_writable()?;
         Ok(fs::unlinkat(&self.dir, name, fs::AtFlags::empty())?)
     }
 
@@ -199,5 +217,22 @@ mod tests {
         assert!(disk.list().unwrap().is_empty());
         let space = disk.space().unwrap();
         assert!(space.available <= space.capacity && space.capacity > 0);
+    }
+
+    #[test]
+    fn a_read_only_disk_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), b"content").unwrap();
+        let disk = RealDisk::read_only(dir.path()).unwrap();
+        let file = disk.open("a").unwrap();
+        assert!(write_all_at(&*file, &[b"x"], 0).is_err() && file.truncate(0).is_err());
+        assert!(file.punch(0, 4096).is_err() && file.allocate(0, 4096).is_err());
+        file.sync_data().unwrap();
+        file.forget_cache().unwrap();
+        for refused in [disk.create("b").map(drop), disk.rename("a", "b"), disk.remove("a")] {
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+        }
+        assert_eq!(disk.map("a").unwrap()[..], *b"content");
+        assert_eq!(disk.list().unwrap(), ["a"]);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod cluster;
+pub mod dump;
 mod gc;
 pub mod lease;
 mod lock_wait;

@@ -129,12 +129,21 @@ impl Drop for Mount {
     }
 }
 
-fn client_info() -> ClientInfo {
+pub fn client_info() -> ClientInfo {
     ClientInfo { host: "here".into(), mount_point: "/mnt".into(), version: "test".into(), pid: 1 }
 }
 
 pub async fn attach(link: &Link, session: Option<SessionId>, opens: Vec<OpenState>) -> FsResult<AttachReply> {
-    let request = AttachRequest { session, client: client_info(), opens };
+    attach_as(client_info(), link, session, opens).await
+}
+
+pub async fn attach_as(
+    client: ClientInfo,
+    link: &Link,
+    session: Option<SessionId>,
+    opens: Vec<OpenState>,
+) -> FsResult<AttachReply> {
+    let request = AttachRequest { session, client, opens };
     ask(link, |c| async move { c.attach(context(), request).await }).await
 }
 

@@ -5,7 +5,7 @@ use crate::meta_common::*;
 use cairn_common::error::FsError;
 use cairn_common::ids::{Ino, SessionId};
 use cairn_common::namespace::op::{LockType, OpBody, OpReply};
-use cairn_common::proto::meta::{DataLease, EventBody, OpenState};
+use cairn_common::proto::meta::{ClientInfo, DataLease, EventBody, OpenState};
 use cairn_fsd::meta::session::SessionTimes;
 use std::time::Duration;
 
@@ -215,6 +215,20 @@ async fn the_grace_ends_without_those_who_stay_away() {
     attach(&a.link, Some(a.session), Vec::new()).await.unwrap();
     a.getattr(Ino::ROOT).await.unwrap();
     assert_eq!(attach(&a.link, Some(SessionId(999)), Vec::new()).await.unwrap_err(), FsError::Evicted);
+}
+
+/// Numbers are given again by tables that were restored from an old copy, and mounts of before still have them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_taken_up_again_only_by_who_opened_it() {
+    let mut server = Server::start(patient()).await;
+    let a = Mount::new(&server).await;
+    let other = ClientInfo { pid: 2, ..client_info() };
+    for _ in 0..2 {
+        let taken = attach_as(other.clone(), &a.link, Some(a.session), Vec::new()).await;
+        assert_eq!(taken.unwrap_err(), FsError::Evicted);
+        attach(&a.link, Some(a.session), Vec::new()).await.unwrap();
+        server.restart().await;
+    }
 }
 
 /// Ends a session over a connection that is not its own, as who knows that its mount has died.

@@ -41,6 +41,12 @@ impl CachePolicy {
         self.sole.load(Ordering::SeqCst)
     }
 
+    /// The session was ended: the next one may be with a server that counts from a lower number.
+    pub fn start_anew(&self) {
+        self.sole.store(false, Ordering::SeqCst);
+        self.generation.store(0, Ordering::SeqCst);
+    }
+
     /// For names, negative ones included.
     #[must_use]
     pub fn entry_ttl(&self) -> Duration {
@@ -67,6 +73,17 @@ mod tests {
         assert_eq!(policy.entry_ttl(), LONG);
         policy.set_sole(false, 2);
         assert_eq!(policy.attr_ttl(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_server_with_an_older_history_is_heard() {
+        let policy = CachePolicy::default();
+        policy.set_epoch_works(true);
+        assert!(policy.set_sole(true, 5 << 40));
+        policy.start_anew();
+        assert_eq!(policy.entry_ttl(), Duration::ZERO);
+        assert!(policy.set_sole(false, 3 << 40));
+        assert!(policy.set_sole(true, (3 << 40) + 1) && policy.is_sole());
     }
 
     #[test]

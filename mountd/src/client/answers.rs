@@ -67,9 +67,15 @@ pub enum Over {
     TooManyOpen,
 }
 
-/// The server answered an attach of the session of `log`.
-pub fn attach_answered(log: &mut OpLog, answer: Result<&AttachReply, FsError>) -> AfterAttach {
+/// The server answered an attach of the session of `log`. `generation` is that of the last attach: a server that is
+/// behind it has another history, because its tables were restored from an old copy.
+pub fn attach_answered(
+    log: &mut OpLog,
+    generation: u64,
+    answer: Result<&AttachReply, FsError>,
+) -> AfterAttach {
     match answer {
+        Ok(reply) if reply.generation < generation => AfterAttach::Over(Over::OtherHistory),
         Ok(reply) if log.reattached(reply.applied, reply.durable) => AfterAttach::GoOn,
         Ok(_) => AfterAttach::Over(Over::OtherHistory),
         Err(FsError::Evicted) => AfterAttach::Over(Over::Evicted),

@@ -62,6 +62,9 @@ pub struct Session {
     closes: Arc<CloseQueue>,
     /// The answer to the first attach.
     first: AttachReply,
+    /// Generation of the last attach. A server that is behind it has another history: its tables were restored from an
+    /// old copy, and what it counts from now on says nothing beside what was counted before.
+    generation: AtomicU64,
     /// Proves the death of this process to those who come after it.
     life: OwnLife,
     cancel: CancellationToken,
@@ -119,6 +122,7 @@ impl Session {
             syncs: Arc::default(),
             inos: InoPool::default(),
             closes: Arc::default(),
+            generation: AtomicU64::new(first.generation),
             first,
             life,
             cancel: CancellationToken::new(),
@@ -234,16 +238,22 @@ impl Session {
         let opens = self.opens_without_closes(sink);
         let request = AttachRequest { session: Some(self.session()), client: self.client.clone(), opens };
         let answer = attach(live, request, &self.clock).await;
-        let after = attach_answered(&mut self.log.lock(), answer.as_ref().map_err(|error| *error));
+        let known = self.generation.load(Ordering::Acquire);
+        let after = attach_answered(&mut self.log.lock(), known, answer.as_ref().map_err(|error| *error));
         match after {
             AfterAttach::GoOn => {
                 let reply = answer?;
+                self.generation.store(reply.generation, Ordering::Release);
                 self.passed.send_replace(Passed::new(reply.session, reply.applied));
                 self.tell_sharing(&reply, sink).await;
                 Ok(attached_of(live, &reply))
             }
             AfterAttach::Over(why) => {
                 report_over(why);
+                if why == Over::OtherHistory {
+                    // Who waits for it need not wait for its time-out, which ends it in any case.
+                    let _ = live.detach(context(), self.session()).await;
+                }
                 self.start_anew(live, sink).await
             }
             AfterAttach::Again(error) => Err(error),
@@ -265,6 +275,7 @@ impl Session {
         let reply = attach(live, request, &self.clock).await?;
         self.life.is_for(reply.cluster, reply.session);
         self.id.store(reply.session.0, Ordering::Release);
+        self.generation.store(reply.generation, Ordering::Release);
         self.passed.send_replace(Passed::new(reply.session, Seq(0)));
         // Whatever others did since the old session ended was not told here.
         sink.shared(reply.generation).await;

@@ -20,15 +20,22 @@ struct Forgetful {
     /// Sessions that were opened (by their numbers) and ended (negative), in order.
     history: Mutex<Vec<i64>>,
     detach_fails: bool,
+    /// Keeps sessions; each attach is answered with the next of these generations.
+    generations: Mutex<Vec<u64>>,
 }
 
 impl Forgetful {
     fn attach(&self, request: &AttachRequest) -> FsResult<AttachReply> {
-        if request.session.is_some() {
-            return Err(FsError::Evicted);
-        }
-        let session = SessionId(self.sessions.fetch_add(1, Ordering::SeqCst) + 1);
-        self.history.lock().push(number(session));
+        let generation = self.generations.lock().pop();
+        let session = match (request.session, generation) {
+            (Some(session), Some(_)) => session,
+            (Some(_), None) => return Err(FsError::Evicted),
+            (None, _) => {
+                let session = SessionId(self.sessions.fetch_add(1, Ordering::SeqCst) + 1);
+                self.history.lock().push(number(session));
+                session
+            }
+        };
         Ok(AttachReply {
             session,
             cluster: ClusterId(1),
@@ -38,7 +45,7 @@ impl Forgetful {
             time: Timestamp::default(),
             session_timeout_ms: 30_000,
             sole: false,
-            generation: 1,
+            generation: generation.unwrap_or(1),
         })
     }
 
@@ -237,5 +244,26 @@ async fn a_refusal_is_not_waited_for_longer_than_its_connection_lives() {
         () = refused_pause(&attached) => {}
         () = tokio::time::sleep(REFUSED_PAUSE / 2) => panic!("waited on"),
     }
+    shutdown.cancel();
+}
+
+/// Its tables were restored from an old copy: it may have the session, and still says nothing new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_went_back_is_not_gone_on_with() {
+    // In reverse order: opened with 10, taken up again with 10 and 20, then with 19.
+    let generations = Mutex::new(vec![5, 19, 20, 10, 10]);
+    let server = Arc::new(Forgetful { generations, ..Forgetful::default() });
+    let shutdown = CancellationToken::new();
+    let session = session_with(Arc::clone(&server), shutdown.clone(), LifeFiles::none()).await;
+    for left in [3, 2] {
+        session.calls.broken(&session.calls.attached().await.unwrap());
+        eventually(|| server.generations.lock().len() == left).await;
+        session.calls.attached().await.unwrap();
+        assert_eq!(*server.history.lock(), [1], "it is the same session");
+    }
+    session.calls.broken(&session.calls.attached().await.unwrap());
+    eventually(|| session.session() == SessionId(2)).await;
+    assert_eq!(*server.history.lock(), [1, -1, 2], "the old one is ended");
+    assert_eq!(session.generation.load(Ordering::SeqCst), 5);
     shutdown.cancel();
 }

@@ -156,6 +156,7 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
     }
 
     fn evicted(&self) {
+        self.policy.start_anew();
         self.dirs.clear();
         self.names.clear();
         // Pages of closed files are from a time that is over.
@@ -179,6 +180,8 @@ impl State {
     /// Handles of an ended session answer errors from now on.
     fn end_session(&mut self, lost: bool) {
         self.lease = None;
+        // The next one's server may count from a lower number.
+        self.recalled = 0;
         // The next session numbers its operations from 1 again.
         self.attr_seq = Seq(0);
         self.registered = super::inode::Registered::default();

@@ -182,7 +182,7 @@ impl World {
             Err(error) => panic!("meta does not start: {error}"),
         };
         let clock: Arc<dyn Clock> = self.meta.clock.clone();
-        let (service, reaper) = Service::over(machine.clone(), TIMES, clock);
+        let (service, reaper) = Service::over(machine.clone(), TIMES, clock, 0);
         say!(
             self,
             "meta {} up: epoch {}, applied {}",

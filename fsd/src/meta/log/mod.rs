@@ -18,7 +18,9 @@ pub use recover::{RecoverError, Recovered, recover};
 pub use syncer::Turn;
 pub use writer::{FileLog, LogOptions};
 
-use cairn_common::ids::LogIndex;
+use crate::disk::Disk;
+use cairn_common::ids::{ClusterId, LogIndex};
+use segment::{Header, Segment};
 use std::io;
 use tokio::sync::watch;
 
@@ -40,6 +42,13 @@ impl LogError {
     fn failed(what: String, source: io::Error) -> LogError {
         LogError::Failed { what, source }
     }
+}
+
+/// Makes the log for tables that have all entries up to `applied`, in a directory that has none: one empty segment, which
+/// the first append replaces by one that has room.
+pub fn begin_log(disk: &dyn Disk, cluster: ClusterId, applied: LogIndex) -> Result<(), LogError> {
+    let header = Header { cluster, first: applied.next(), previous: 0, nonce: rand::random() };
+    Segment::create(disk, header, segment::HEADER as u64).map(drop)
 }
 
 /// A log of commands. One machine alone keeps it in files; Raft will keep it on a majority.

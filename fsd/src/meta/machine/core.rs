@@ -108,8 +108,8 @@ pub struct CheckpointState {
 }
 
 impl Core {
-    pub fn new(state: State, view: View, sessions: Sessions, room: Room) -> Core {
-        Core { state, view: Some(view), sessions, proposed: VecDeque::new(), room }
+    pub fn new(state: State, view: View, sessions: Sessions) -> Core {
+        Core { state, view: Some(view), sessions, proposed: VecDeque::new(), room: Room::new(0) }
     }
 
     /// The tables, for readers.

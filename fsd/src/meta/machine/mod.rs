@@ -13,6 +13,7 @@
 //! A disk that fails (append, sync, tables) ends the machine: nothing is retried as if nothing had
 //! happened. [`Machine::failed`] tells the daemon to stop.
 
+pub mod bare;
 mod checkpoint;
 mod core;
 mod open;
@@ -20,9 +21,10 @@ mod published;
 mod room;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use open::Birth;
+pub(super) use open::TABLES;
 
 use self::core::{Shared, Submission};
 use super::apply::{Applied, Command, Reply};
@@ -270,11 +272,7 @@ impl Machine {
             (published.state, published.view.clone().ok_or(FsError::Unavailable)?)
         };
         let snapshot = Snapshot::new(view, state.totals);
-        // redb panics on some damage; whoever asked gets an answer, and the others go on.
-        catch_unwind(AssertUnwindSafe(|| f(&snapshot))).unwrap_or_else(|_| {
-            tracing::error!("metadata tables: reading them panicked; they may be damaged");
-            Err(FsError::Corrupt)
-        })
+        read_contained(|| f(&snapshot))
     }
 
     /// [`Machine::read`] of much: other tasks of this thread go on elsewhere meanwhile.
@@ -364,6 +362,14 @@ impl Machine {
 fn may_block_in_place() -> bool {
     tokio::runtime::Handle::try_current()
         .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
+}
+
+/// redb panics on some damage; whoever asked gets an answer, and the others go on.
+fn read_contained<T>(read: impl FnOnce() -> FsResult<T>) -> FsResult<T> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        tracing::error!("metadata tables: reading them panicked; they may be damaged");
+        Err(FsError::Corrupt)
+    })
 }
 
 impl Inner {

@@ -14,7 +14,7 @@ use super::{Machine, MachineConfig, OpenError, Owned};
 use crate::disk::{Disk, RealDisk, trust_only_the_disk};
 use crate::durable::{DirLock, TEMPORARY, create_dir_all, settle_names};
 use crate::meta::apply::{Command, Fatal, Sessions};
-use crate::meta::log::{FileLog, Log, LogOptions, RecoverError, recover};
+use crate::meta::log::{FileLog, Log, LogOptions, RecoverError, Recovered, recover};
 use crate::meta::tables::{State, Store, View};
 use cairn_common::attr::Timestamp;
 use cairn_common::error::FsError;
@@ -28,9 +28,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::watch;
 
-const TABLES: &str = "tables";
+pub(in crate::meta) const TABLES: &str = "tables";
 /// What a directory of the data role begins with: see `docs/formats/volume.md`.
-const DATA_FILE: &str = "NODE";
+pub(super) const DATA_FILE: &str = "NODE";
 /// Entries of the log that are replayed in one transaction.
 const REPLAY_GROUP: usize = 1024;
 
@@ -68,11 +68,7 @@ impl Machine {
         config: MachineConfig,
         birth: &Birth,
     ) -> Result<Machine, OpenError> {
-        let open = || Machine::open_with(disk, lock, config, birth, |log| Box::new(log));
-        // redb panics on some damage that its checksums would show; the operator gets a line all the same.
-        catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
-            Err(OpenError::Corrupt(format!("metadata tables: {TABLES} is damaged, reading it panicked")))
-        })
+        contained(|| Machine::open_with(disk, lock, config, birth, |log| Box::new(log)))
     }
 
     /// [`Machine::open_on`], with another log in front of the files.
@@ -83,13 +79,13 @@ impl Machine {
         birth: &Birth,
         wrap: impl FnOnce(FileLog) -> Box<dyn Log>,
     ) -> Result<Machine, OpenError> {
-        let store = open_store(&*disk, &config, birth)?;
-        let (state, rows) = store.load()?;
-        let base = store.base().map_err(unreadable)?;
-        let room = Room::new(config.reserve_bytes);
-        let mut core = Core::new(state, View::new(base), Sessions::new(rows), room);
-        let log = wrap(open_log(&disk, &config, &mut core)?);
-        let published = Published::new(core.state, core.shown(), state.applied, core.sessions.iter());
+        if !has_store(&*disk)? {
+            create_store(&*disk, &config, birth)?;
+        }
+        let Found { store, mut core, checkpoint, recovered } = find(&*disk, config.cache_bytes)?;
+        core.room = Room::new(config.reserve_bytes);
+        let log = wrap(start_log(&disk, &config, core.state.cluster, recovered)?);
+        let published = Published::new(core.state, core.shown(), checkpoint, core.sessions.iter());
         let applied = watch::Sender::new(core.state.applied);
         let shared = Arc::new(Shared {
             durable: log.durable(),
@@ -123,42 +119,75 @@ impl Machine {
     }
 }
 
+/// What the files of a directory lead to.
+pub(super) struct Found {
+    pub store: Store,
+    /// The state with all that is in the log.
+    pub core: Core,
+    /// The last entry that the tables have themselves.
+    pub checkpoint: LogIndex,
+    /// Where the log goes on.
+    pub recovered: Recovered,
+}
+
+/// Reads the tables as of the last checkpoint, and applies what the log has behind it.
+pub(super) fn find(disk: &dyn Disk, cache_bytes: usize) -> Result<Found, OpenError> {
+    let store = open_store(disk, cache_bytes)?;
+    let (state, rows) = store.load()?;
+    let base = store.base().map_err(unreadable)?;
+    let mut core = Core::new(state, View::new(base), Sessions::new(rows));
+    let recovered = replay_log(disk, &mut core)?;
+    Ok(Found { store, core, checkpoint: state.applied, recovered })
+}
+
+/// redb panics on some damage that its checksums would show; the operator gets a line all the same.
+pub(super) fn contained<T>(open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
+        Err(OpenError::Corrupt(format!("metadata tables: {TABLES} is damaged, reading it panicked")))
+    })
+}
+
 fn unreadable(error: FsError) -> OpenError {
     OpenError::Corrupt(format!("metadata tables: they cannot be read: {error}"))
 }
 
-fn open_store(disk: &dyn Disk, config: &MachineConfig, birth: &Birth) -> Result<Store, OpenError> {
-    let failed = |source| OpenError::Io { path: TABLES.into(), source };
-    settle_names(disk).map_err(failed)?;
-    let file = match disk.open(TABLES) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create_store(disk, config, birth)?;
-            disk.open(TABLES).map_err(failed)?
-        }
-        Err(error) => return Err(failed(error)),
-    };
+fn tables_failed(source: io::Error) -> OpenError {
+    OpenError::Io { path: TABLES.into(), source }
+}
+
+/// Whether there are tables, after what is half made has been removed and the rest made durable.
+fn has_store(disk: &dyn Disk) -> Result<bool, OpenError> {
+    settle_names(disk).map_err(tables_failed)?;
+    match disk.open(TABLES) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(tables_failed(error)),
+    }
+}
+
+/// The tables that are there.
+pub(super) fn open_store(disk: &dyn Disk, cache_bytes: usize) -> Result<Store, OpenError> {
+    let file = disk.open(TABLES).map_err(tables_failed)?;
     // A checkpoint whose sync failed must not be found here, and then lost.
-    trust_only_the_disk(&*file).map_err(failed)?;
-    Ok(Store::open(file, config.cache_bytes)?)
+    trust_only_the_disk(&*file).map_err(tables_failed)?;
+    Ok(Store::open(file, cache_bytes)?)
 }
 
 /// Makes the database under another name first: whatever is called `tables` is whole.
 fn create_store(disk: &dyn Disk, config: &MachineConfig, birth: &Birth) -> Result<(), OpenError> {
-    let failed = |source| OpenError::Io { path: TABLES.into(), source };
-    let names = disk.list().map_err(failed)?;
+    let names = disk.list().map_err(tables_failed)?;
     if let Some(name) = names.iter().find(|name| name.starts_with("log-")) {
         return Err(OpenError::Corrupt(format!("there is a log ({name}) but no {TABLES}")));
     }
     let temporary = format!("{TABLES}{TEMPORARY}");
-    let file = disk.create(&temporary).map_err(failed)?;
+    let file = disk.create(&temporary).map_err(tables_failed)?;
     let store = Store::open(file, config.cache_bytes)?;
     store
         .init(first_state(birth.cluster), |tx| crate::meta::apply::init(tx, birth.time))
         .map_err(|error| OpenError::Corrupt(format!("cannot make the tables: {error}")))?;
     store.close();
-    disk.rename(&temporary, TABLES).map_err(failed)?;
-    disk.sync_dir().map_err(failed)
+    disk.rename(&temporary, TABLES).map_err(tables_failed)?;
+    disk.sync_dir().map_err(tables_failed)
 }
 
 fn first_state(cluster: ClusterId) -> State {
@@ -175,11 +204,10 @@ fn first_state(cluster: ClusterId) -> State {
 }
 
 /// Recovers the log and applies what the tables lack.
-fn open_log(disk: &Arc<dyn Disk>, config: &MachineConfig, core: &mut Core) -> Result<FileLog, OpenError> {
-    let cluster = core.state.cluster;
-    let applied = core.state.applied;
+fn replay_log(disk: &dyn Disk, core: &mut Core) -> Result<Recovered, OpenError> {
     let mut group = Vec::new();
-    let recovered = recover(&**disk, cluster, applied, &mut |index, entry| {
+    let (cluster, applied) = (core.state.cluster, core.state.applied);
+    let recovered = recover(disk, cluster, applied, &mut |index, entry| {
         group.push((index, Command::decode(entry)?));
         if group.len() >= REPLAY_GROUP {
             replay(core, std::mem::take(&mut group))?;
@@ -187,6 +215,16 @@ fn open_log(disk: &Arc<dyn Disk>, config: &MachineConfig, core: &mut Core) -> Re
         Ok(())
     })?;
     replay(core, group).map_err(OpenError::Corrupt)?;
+    Ok(recovered)
+}
+
+/// The log goes on where it was recovered to.
+fn start_log(
+    disk: &Arc<dyn Disk>,
+    config: &MachineConfig,
+    cluster: ClusterId,
+    recovered: Recovered,
+) -> Result<FileLog, OpenError> {
     if recovered.cut > 0 {
         tracing::warn!(
             "metadata log: cut {} bytes of a torn tail after entry {}",

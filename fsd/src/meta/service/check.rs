@@ -31,14 +31,7 @@ pub fn blocks(meta: &Meta, after: BlockRef) -> FsResult<Vec<(BlockRef, BlockUse)
 /// What has become of each block.
 pub fn fates(meta: &Meta, blocks: &[BlockRef]) -> FsResult<Vec<BlockFate>> {
     bounded(blocks)?;
-    meta.machine.read(|snapshot| {
-        let fate = |block: &BlockRef| match snapshot.block(*block)? {
-            Some(usage) => Ok(BlockFate::Used(usage)),
-            None if snapshot.is_dead(*block)? => Ok(BlockFate::Dying),
-            None => Ok(BlockFate::Unknown),
-        };
-        blocks.iter().map(fate).collect()
-    })
+    meta.machine.read(|snapshot| blocks.iter().map(|block| snapshot.fate(*block)).collect())
 }
 
 /// Those of the sessions that have ended for good.

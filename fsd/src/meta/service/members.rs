@@ -20,10 +20,24 @@ pub async fn attach(meta: Arc<Meta>, request: AttachRequest) -> FsResult<AttachR
         return Err(FsError::TooBig);
     }
     let (session, attached) = match request.session {
-        Some(session) => (session, meta.sessions.attach_again(session, request.client, &request.opens)?),
+        Some(session) => (session, attach_again(&meta, session, request)?),
         None => open_session(&meta, request.client).await?,
     };
     reply(&meta, session, attached)
+}
+
+/// Only by who opened it: tables that were restored from an old copy give numbers again that mounts of before have.
+fn attach_again(meta: &Meta, session: SessionId, request: AttachRequest) -> FsResult<Attached> {
+    let info = meta.machine.session(session).ok_or(FsError::Evicted)?;
+    if info.client != request.client {
+        tracing::warn!(
+            target: "cairn",
+            "session {session} is that of {} at {}, and not of {} at {}, which starts anew",
+            info.client.host, info.client.mount_point, request.client.host, request.client.mount_point
+        );
+        return Err(FsError::Evicted);
+    }
+    meta.sessions.attach_again(session, request.client, &request.opens)
 }
 
 fn check_client(client: &ClientInfo) -> FsResult<()> {

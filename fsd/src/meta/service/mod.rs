@@ -20,7 +20,7 @@ use bytes::Bytes;
 use cairn_common::attr::Attr;
 use cairn_common::env::{Clock, SystemClock};
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::{BlockRef, Ino, NodeId, Seq, SessionId, VolumeId};
+use cairn_common::ids::{BlockRef, Epoch, Ino, NodeId, Seq, SessionId, VolumeId};
 use cairn_common::namespace::op::{LockRequest, Name};
 use cairn_common::namespace::tables::{BlockUse, HeldLock};
 use cairn_common::proto::meta::{
@@ -61,7 +61,7 @@ impl Service {
     /// Starts the service over an open machine, with its background tasks in `tasks`; they run until
     /// they are aborted with the runtime or the tracker's token.
     pub fn start(machine: Machine, times: SessionTimes, tasks: &Background) -> Service {
-        let (service, work) = Service::over(machine, times, Arc::new(SystemClock::new()));
+        let (service, work) = Service::over(machine, times, Arc::new(SystemClock::new()), rand::random());
         let meta = &service.meta;
         tasks.spawn(reaper::run(meta.machine.clone(), meta.sessions.clone(), work));
         tasks.spawn(members::end_grace(meta.clone()));
@@ -70,14 +70,14 @@ impl Service {
     }
 
     /// The service without its background tasks, and what the reaper has to do: nothing happens here by itself, as a
-    /// simulation wants it.
+    /// simulation wants it. `place` is any number: see `first_id`.
     pub fn over(
         machine: Machine,
         times: SessionTimes,
         clock: Arc<dyn Clock>,
+        place: u64,
     ) -> (Service, mpsc::UnboundedReceiver<ReapWork>) {
-        // Above every id of earlier incarnations, with room for a million million in each.
-        let first = machine.epoch().0 << 40;
+        let first = first_id(machine.epoch(), place);
         let known = machine.sessions().into_iter().map(|info| (info.session, info.client)).collect();
         let (reap, work) = mpsc::unbounded_channel();
         let sessions = Sessions::new(first, known, times, reap, clock);
@@ -104,6 +104,13 @@ impl Service {
     pub fn stop_waiting(&self) {
         self.meta.sessions.stop_waiting();
     }
+}
+
+/// Where ids of events and generations of leases begin: above those of all earlier incarnations, with room for half a
+/// million million. Tables that were restored from an old copy repeat epochs; at a random place of an epoch, a mount that
+/// knew the other incarnation of it finds all ids above what it knows, or all below, and starts anew.
+fn first_id(epoch: Epoch, place: u64) -> u64 {
+    (epoch.0 << 40) | (place >> 25)
 }
 
 /// Tasks that run until the service stops.

@@ -19,6 +19,7 @@ mod view_tests;
 
 pub use base::Base;
 pub use memtable::Memtable;
+pub use schema::Table;
 #[cfg(test)]
 pub use snapshot::Dump;
 pub use snapshot::Snapshot;

@@ -1,13 +1,14 @@
 //! Reading the state as of one entry of the log.
 
 use super::schema::Table;
-use super::view::View;
+use super::view::{ALL, View, Visit};
 use super::{NodeRow, rows};
 use bytes::Bytes;
 use cairn_common::error::FsResult;
 use cairn_common::ids::{BlockRef, Ino, NodeId, SessionId, VolumeId};
 use cairn_common::namespace::op::Extent;
 use cairn_common::namespace::tables::{BlockUse, Dentry, HeldLock, Inode, Read, Totals};
+use cairn_common::proto::meta::BlockFate;
 use std::sync::Arc;
 
 /// The state as of the last transaction when the snapshot was made.
@@ -43,7 +44,7 @@ impl Snapshot {
 
     /// Cheaper than to count them.
     pub fn is_delete_queue_empty(&self) -> FsResult<bool> {
-        let first = self.view.last(Table::Delete, super::view::ALL, |_key, _value| Ok(()))?;
+        let first = self.view.last(Table::Delete, ALL, |_key, _value| Ok(()))?;
         Ok(first.is_none())
     }
 
@@ -52,14 +53,23 @@ impl Snapshot {
         rows::blocks_after(&self.view, after, max)
     }
 
-    /// Whether a block waits to be deleted.
-    pub fn is_dead(&self, block: BlockRef) -> FsResult<bool> {
-        rows::is_dead(&self.view, block)
+    /// What has become of a block.
+    pub fn fate(&self, block: BlockRef) -> FsResult<BlockFate> {
+        match rows::block(&self.view, block)? {
+            Some(usage) => Ok(BlockFate::Used(usage)),
+            None if rows::is_dead(&self.view, block)? => Ok(BlockFate::Dying),
+            None => Ok(BlockFate::Unknown),
+        }
     }
 
     /// How many blocks wait to be deleted.
     pub fn delete_queue_len(&self) -> FsResult<u64> {
         self.view.len(Table::Delete)
+    }
+
+    /// All rows of a table as they are stored, in order of their keys, until `visit` answers false.
+    pub fn rows(&self, table: Table, visit: &mut Visit<'_>) -> FsResult<()> {
+        self.view.scan(table, ALL, visit)
     }
 
     /// Inodes on which `session` holds locks.
@@ -145,7 +155,7 @@ impl Snapshot {
     pub fn dump(&self) -> FsResult<Dump> {
         let mut dump = Dump::new();
         for table in Table::ALL.into_iter().filter(|table| *table != Table::Session) {
-            self.view.scan(table, super::view::ALL, &mut |key, value| {
+            self.rows(table, &mut |key, value| {
                 dump.insert((format!("{table:?}"), key.to_vec()), value.to_vec());
                 Ok(true)
             })?;

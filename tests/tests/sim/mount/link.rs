@@ -107,7 +107,7 @@ impl World {
 
     pub(super) fn again_attached(&mut self, index: usize, session: SessionId, answer: FsResult<AttachReply>) {
         let Some(process) = self.process(index) else { return };
-        match attach_answered(&mut process.log, answer.as_ref().map_err(|error| *error)) {
+        match attach_answered(&mut process.log, 0, answer.as_ref().map_err(|error| *error)) {
             AfterAttach::GoOn => {
                 let Ok(reply) = answer else { return };
                 process.attached = true;

@@ -1,11 +1,12 @@
 #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 //! The machine from end to end: what is answered is there after a restart, once.
 
+mod bare;
 mod crash;
 mod dead_blocks;
 mod decided_later;
 mod full;
-mod random;
+pub mod random;
 mod slow_checkpoint;
 mod twin;
 

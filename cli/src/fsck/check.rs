@@ -1,0 +1,208 @@
+//! Comparing the metadata with the volumes.
+//!
+//! Order matters, as everything may go on changing. A block that seems to be missing is a problem only if the metadata
+//! still has it afterwards. A block that no file uses is leaked only if the session that wrote it had ended for good
+//! before the metadata was asked about it and did not know it: nobody can commit it any more.
+
+use super::ask::{AskData, AskMeta};
+use super::compare::{self, Fault};
+use super::report::{Leaked, Node, Problem, Report, Tree};
+use anyhow::{Context as _, Result};
+use cairn_common::error::FsError;
+use cairn_common::ids::{BlockRef, VolumeId};
+use cairn_common::namespace::tables::BlockUse;
+use cairn_common::proto::data::BlockStat;
+use cairn_common::proto::meta::{BLOCKS_PER_REPLY, ClusterMap, NodeInfo, TreeReport};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Damaged blocks whose files are named; more are only counted.
+const NAMED_MAX: usize = BLOCKS_PER_REPLY;
+
+/// What to look at, and what to do about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Do not read blocks.
+    pub quick: bool,
+    pub repair: bool,
+    /// Look at the volumes at all.
+    pub data: bool,
+}
+
+/// Compares. `tree` says what the metadata has found about itself.
+pub async fn check<M: AskMeta>(meta: &M, tree: TreeReport, options: Options) -> Result<Report> {
+    let used = meta.blocks().await?;
+    // Only now: a block that is used lies in a volume that was known before.
+    let map = meta.map().await?;
+    let mut report = Report { tree: Tree::new(tree.totals, used.len()), ..Report::default() };
+    report.problems.extend(tree.problems.into_iter().map(|what| Problem::Tree { what }));
+    let mut check = Check { meta, options, used: by_volume(used), report, bad: Vec::new() };
+    if options.data {
+        check.nodes(&map).await?;
+    }
+    check.volumes_of_nobody(&map);
+    check.name_files().await?;
+    Ok(check.report)
+}
+
+type Used = BTreeMap<BlockRef, BlockUse>;
+
+fn by_volume(used: Used) -> BTreeMap<VolumeId, Used> {
+    let mut volumes: BTreeMap<VolumeId, Used> = BTreeMap::new();
+    for (block, usage) in used {
+        volumes.entry(block.volume).or_default().insert(block, usage);
+    }
+    volumes
+}
+
+/// A check under way.
+struct Check<'a, M> {
+    meta: &'a M,
+    options: Options,
+    used: BTreeMap<VolumeId, Used>,
+    report: Report,
+    /// Blocks with problems, with the place of each among the problems.
+    bad: Vec<(BlockRef, usize)>,
+}
+
+impl<M: AskMeta> Check<'_, M> {
+    async fn nodes(&mut self, map: &ClusterMap) -> Result<()> {
+        self.report.data = Some(Vec::new());
+        for info in &map.nodes {
+            let on_node = map.volumes.iter().filter(|(_, on)| *on == info.node);
+            let volumes: Vec<VolumeId> = on_node.map(|(volume, _)| *volume).collect();
+            match self.meta.data(info).await {
+                Ok(data) => self.node(&data, info, &volumes).await?,
+                Err(why) => self.node_unchecked(info, &volumes, &why),
+            }
+        }
+        Ok(())
+    }
+
+    fn node_unchecked(&mut self, info: &NodeInfo, volumes: &[VolumeId], why: &str) {
+        let blocks: usize =
+            volumes.iter().filter_map(|volume| self.used.remove(volume)).map(|used| used.len()).sum();
+        self.unchecked(format!(
+            "data daemon {} at {} {why}: {blocks} blocks that files use",
+            info.node, info.address
+        ));
+    }
+
+    /// All volumes of a data daemon.
+    async fn node(&mut self, data: &M::Data, info: &NodeInfo, volumes: &[VolumeId]) -> Result<()> {
+        let mut node = Node { node: info.node.0, address: info.address.clone(), blocks: 0, verified: 0 };
+        for volume in volumes {
+            let used = self.used.remove(volume).unwrap_or_default();
+            node.blocks += used.len() as u64;
+            match data.list(*volume).await {
+                Ok(stored) => self.volume(data, &mut node, &used, &stored).await?,
+                // Made on paper only, or lost: then its blocks are missing.
+                Err(FsError::NotFound) => self.volume(data, &mut node, &used, &[]).await?,
+                Err(FsError::Corrupt) => {
+                    let lost = used.keys().map(|block| (*block, Fault::VolumeDamaged)).collect();
+                    self.confirm(&node, lost).await?;
+                }
+                Err(error) => self.unchecked(format!(
+                    "volume {volume} on data daemon {} at {}: {error}",
+                    info.node, info.address
+                )),
+            }
+        }
+        self.report.data.get_or_insert_default().push(node);
+        Ok(())
+    }
+
+    async fn volume(
+        &mut self,
+        data: &M::Data,
+        node: &mut Node,
+        used: &Used,
+        stored: &[BlockStat],
+    ) -> Result<()> {
+        let mut found = compare::compare(used, stored);
+        if !self.options.quick {
+            let faulty: BTreeSet<BlockRef> = found.faults.iter().map(|(block, _)| *block).collect();
+            for block in used.keys().copied().filter(|block| !faulty.contains(block)) {
+                match data.verify(block).await {
+                    Ok(bytes) => node.verified += bytes,
+                    Err(FsError::Corrupt) => found.faults.push((block, Fault::Damaged)),
+                    Err(FsError::Io) => found.faults.push((block, Fault::Unreadable)),
+                    Err(FsError::NotFound) => found.faults.push((block, Fault::Missing)),
+                    Err(error) => {
+                        self.unchecked(format!("block {block} on data daemon {}: {error}", node.node));
+                        break;
+                    }
+                }
+            }
+        }
+        self.confirm(node, found.faults).await?;
+        self.leaked(data, found.unused).await
+    }
+
+    async fn confirm(&mut self, node: &Node, faults: Vec<(BlockRef, Fault)>) -> Result<()> {
+        let blocks: Vec<BlockRef> = faults.iter().map(|(block, _)| *block).collect();
+        let fates = self.meta.fates(&blocks).await?;
+        for (block, fault) in compare::confirmed(faults, &fates) {
+            self.bad.push((block, self.report.problems.len()));
+            self.report.problems.push(Problem::block(block, node.node, fault));
+        }
+        Ok(())
+    }
+
+    async fn leaked(&mut self, data: &M::Data, unused: Vec<BlockStat>) -> Result<()> {
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let ended = self.meta.ended(unused.iter().map(|stat| stat.session).collect()).await?;
+        let blocks: Vec<BlockRef> = unused.iter().map(|stat| stat.block).collect();
+        let fates = self.meta.fates(&blocks).await?;
+        let leaked = compare::leaked(unused, &ended, &fates);
+        let Leaked { blocks, bytes, deleted } = &mut self.report.leaked;
+        *blocks += leaked.len() as u64;
+        *bytes += leaked.iter().map(|stat| u64::from(stat.length)).sum::<u64>();
+        if self.options.repair && !leaked.is_empty() {
+            let doomed: Vec<BlockRef> = leaked.iter().map(|stat| stat.block).collect();
+            for page in doomed.chunks(BLOCKS_PER_REPLY) {
+                data.delete(page.to_vec()).await.context("delete leaked blocks")?;
+            }
+            *deleted = true;
+        }
+        Ok(())
+    }
+
+    /// Blocks in volumes that the metadata itself does not know.
+    fn volumes_of_nobody(&mut self, map: &ClusterMap) {
+        let known: BTreeSet<VolumeId> = map.volumes.iter().map(|(volume, _)| *volume).collect();
+        for (volume, used) in std::mem::take(&mut self.used) {
+            if !known.contains(&volume) {
+                let what = format!("{} blocks are in volume {volume}, which no data daemon has", used.len());
+                self.report.problems.push(Problem::Tree { what });
+            } else if self.options.data {
+                self.unchecked(format!("volume {volume}: its data daemon is not registered"));
+            }
+        }
+    }
+
+    /// Says which files the bad blocks belong to.
+    async fn name_files(&mut self) -> Result<()> {
+        if self.bad.is_empty() {
+            return Ok(());
+        }
+        let asked: Vec<BlockRef> = self.bad.iter().take(NAMED_MAX).map(|(block, _)| *block).collect();
+        let answer = self.meta.users(asked).await?;
+        for (block, place) in self.bad.iter().take(NAMED_MAX) {
+            if let Problem::Block { files, complete, .. } = &mut self.report.problems[*place] {
+                let users = answer.users.iter().filter(|user| user.block == *block);
+                files.extend(users.flat_map(|user| match user.paths.as_slice() {
+                    [] => vec![format!("inode {} (removed, still open)", user.ino)],
+                    paths => paths.iter().map(|path| path.escape_ascii().to_string()).collect(),
+                }));
+                *complete = answer.complete;
+            }
+        }
+        Ok(())
+    }
+
+    fn unchecked(&mut self, what: String) {
+        self.report.unchecked.push(what);
+    }
+}
