@@ -3,6 +3,7 @@
 //! All disk access happens on threads made for it: the lanes (see `lanes.rs`) write, and a bounded number
 //! of tokio's blocking threads read, delete and seal. The maps here are locked for moments only.
 
+use super::history::{self, Found};
 use super::lanes::{Chore, Lanes, OpenVolumes, PutJob, PutOutcome};
 use super::report::Counters;
 use super::volume::segment::Limits;
@@ -22,6 +23,7 @@ use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -34,6 +36,8 @@ const PUT_TRIES: usize = 3;
 const INLINE_READ: usize = 4 * PIECE;
 /// Most blocks in one answer of `list`.
 const LIST_MAX: usize = 4096;
+/// How many numbers for a new volume may be taken already, before it is given up.
+const TAKEN_MAX: usize = 1024;
 /// Unit in which payload bytes in flight are counted.
 const IN_FLIGHT_UNIT: usize = 4096;
 
@@ -78,6 +82,7 @@ struct Shared {
     buffers: PayloadBuffers,
     /// Held by who makes a spare volume.
     making: tokio::sync::Mutex<()>,
+    refusing: AtomicBool,
 }
 
 impl Store {
@@ -116,6 +121,7 @@ impl Store {
             blocking: Semaphore::new(config.io_threads),
             buffers: PayloadBuffers::shared(),
             making: tokio::sync::Mutex::new(()),
+            refusing: AtomicBool::new(false),
         });
         found.to_seal.into_iter().map(Chore::Seal).chain([Chore::PrepareSpare]).for_each(|chore| {
             let _ = chores.send(chore);
@@ -141,6 +147,9 @@ impl Store {
 
     /// Stores a block; durable on return.
     pub async fn put(&self, request: PutRequest) -> FsResult<BlockRef> {
+        if self.shared.refusing.load(Ordering::Acquire) {
+            return Err(FsError::Unavailable);
+        }
         check_put(&request)?;
         let length = request.payload.len();
         let units = u32::try_from(length.div_ceil(IN_FLIGHT_UNIT)).map_err(|_| FsError::Invalid)?;
@@ -207,6 +216,27 @@ impl Store {
         deleted
     }
 
+    /// Puts are refused for now, until [`Store::take_puts`].
+    pub fn refuse_puts(&self) {
+        self.shared.refusing.store(true, Ordering::Release);
+    }
+
+    /// Puts are taken, from now on.
+    pub fn take_puts(&self) {
+        self.shared.refusing.store(false, Ordering::Release);
+    }
+
+    /// The first of `used`, the last blocks that files use in volumes of this daemon, that shows the directory to be older
+    /// than the metadata. They must have been asked for before: what comes meanwhile is no loss.
+    pub async fn beyond_end(&self, used: Vec<BlockRef>) -> FsResult<Option<BlockRef>> {
+        let shared = self.shared.clone();
+        // A volume's end is locked while it is written.
+        self.shared.on_disk(move || shared.beyond_end(&used)).await?.map_err(|error| {
+            error!("cannot list the data directory: {error}");
+            FsError::Io
+        })
+    }
+
     /// State and counters.
     pub async fn stat(&self) -> FsResult<DataStat> {
         let disk = self.shared.disk.clone();
@@ -260,6 +290,13 @@ impl Shared {
         self.volumes.read().get(&id).cloned()
     }
 
+    fn beyond_end(&self, used: &[BlockRef]) -> io::Result<Option<BlockRef>> {
+        let newest = self.disk.list()?.iter().filter_map(|name| parse_volume_name(name)).max();
+        let find =
+            |block: BlockRef| self.volume(block.volume).map_or(Found::NoVolume, |volume| volume.find(block));
+        Ok(history::beyond_end(used, newest, find))
+    }
+
     /// Deletes blocks of one volume.
     async fn delete_of(self: &Arc<Self>, id: VolumeId, blocks: Vec<BlockRef>) -> FsResult<()> {
         let shared = self.clone();
@@ -306,14 +343,28 @@ impl Shared {
         if self.lanes.open.lock().spare.is_some() {
             return Ok(());
         }
-        let id = self.ids.allocate().await?;
-        let (disk, owner, limits) = (self.disk.clone(), self.owner, self.limits);
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let create = move || Volume::create(disk, owner, id, created, rand::random(), limits);
-        let volume = Arc::new(self.on_disk(create).await?.map_err(|error| failure(id, &error))?);
-        self.volumes.write().insert(id, volume.clone());
+        let volume = Arc::new(self.make_volume().await?);
+        self.volumes.write().insert(volume.id(), volume.clone());
         self.lanes.open.lock().spare = Some(volume);
         Ok(())
+    }
+
+    async fn make_volume(&self) -> FsResult<Volume> {
+        for _ in 0..TAKEN_MAX {
+            let id = self.ids.allocate().await?;
+            let (disk, owner, limits) = (self.disk.clone(), self.owner, self.limits);
+            let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            let create = move || Volume::create(disk, owner, id, created, rand::random(), limits);
+            match self.on_disk(create).await? {
+                Ok(volume) => return Ok(volume),
+                // A metadata daemon on an old copy of its directory counts from there again.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    warn!("volume {id} is here already: asking for another number");
+                }
+                Err(error) => return Err(failure(id, &error)),
+            }
+        }
+        Err(FsError::Io)
     }
 }
 

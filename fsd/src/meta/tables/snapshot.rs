@@ -52,6 +52,11 @@ impl Snapshot {
         rows::blocks_after(&self.view, after, max)
     }
 
+    /// The last block that files have in a volume.
+    pub fn last_block(&self, volume: VolumeId) -> FsResult<Option<BlockRef>> {
+        rows::last_block(&self.view, volume)
+    }
+
     /// Whether a block waits to be deleted.
     pub fn is_dead(&self, block: BlockRef) -> FsResult<bool> {
         rows::is_dead(&self.view, block)
