@@ -27,6 +27,9 @@ pub struct Silence {
     pub answers: bool,
 }
 
+/// Whether one direction is held back.
+type IsSilent = fn(Silence) -> bool;
+
 struct Shared {
     /// How many bytes of one direction a connection forwards before it is cut; `None`: it lives on.
     budget: Mutex<Option<(StdRng, Range<u64>)>>,
@@ -115,7 +118,7 @@ async fn accept(listener: TcpListener, target: Address, shared: Arc<Shared>, clo
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         let cut = closed.child_token();
-        let directions: [(_, _, fn(Silence) -> bool); 2] = [
+        let directions: [(_, _, IsSilent); 2] = [
             (from_client, to_server, |silence| silence.requests),
             (from_server, to_client, |silence| silence.answers),
         ];
@@ -136,12 +139,7 @@ async fn accept(listener: TcpListener, target: Address, shared: Arc<Shared>, clo
     }
 }
 
-async fn forward(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    shared: &Shared,
-    is_silent: fn(Silence) -> bool,
-) {
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, is_silent: IsSilent) {
     let mut silence = shared.silence.subscribe();
     let mut buffer = vec![0; CHUNK];
     let mut budget = None;
