@@ -197,7 +197,9 @@ old_round() {
     stop "$META_PID" || return 1
     cp -a "$WORK_DIR/meta" "$WORK_DIR/old-meta"
     meta_start && load_start "$MNT_A" "$name-meta" || return 1
-    load_end "$LOAD_PID" "$name-meta" && no_error "$name-meta" && stop "$META_PID" && meta_start && stop "$META_PID" || return 1
+    # What the mount has not stored by then is lost with its session, which the old copy does not know.
+    load_end "$LOAD_PID" "$name-meta" && no_error "$name-meta" && sync -f "$MNT_A" || return 1
+    stop "$META_PID" && meta_start && stop "$META_PID" || return 1
     swap "$WORK_DIR/meta" "$WORK_DIR/old-meta"
     from=$(lines_of mount-mnt-a)
     meta_start || return 1
