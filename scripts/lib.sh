@@ -236,3 +236,9 @@ cluster_stop() {
     [ -n "${META_PID:-}" ] && { stop "$META_PID" || ok=1; }
     return $ok
 }
+# fsck_clean: cairn fsck has checked everything and found nothing wrong. Blocks that a dead mount never committed are not wrong.
+fsck_clean() {
+    local code=0
+    timeout 120 "$(bin cairn)" fsck --meta "$META_ADDR" >"$WORK_DIR/fsck.txt" 2>&1 || code=$?
+    [ "$code" = 0 ] || { echo "cairn fsck: exit code $code"; cat "$WORK_DIR/fsck.txt"; return 1; }
+}

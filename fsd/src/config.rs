@@ -156,6 +156,10 @@ pub struct DataSettings {
     /// Room on the disk that is left free [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     reserve: Option<ByteSize>,
+    /// Serve although the directory ends before blocks that files use, as an old copy does: they are lost
+    #[arg(long)]
+    #[serde(default)]
+    accept_loss: bool,
 }
 
 impl DataSettings {
@@ -170,6 +174,7 @@ impl DataSettings {
             advertise: self.advertise.or(base.advertise),
             volume_size: self.volume_size.or(base.volume_size),
             reserve: self.reserve.or(base.reserve),
+            accept_loss: self.accept_loss || base.accept_loss,
         })
     }
 
@@ -186,6 +191,7 @@ impl DataSettings {
         if let Some(reserve) = self.reserve {
             config.store.reserve = reserve;
         }
+        config.store.accept_loss = self.accept_loss;
         Ok(config)
     }
 }

@@ -365,4 +365,9 @@ pub trait MetaService {
     async fn ended(sessions: Vec<SessionId>) -> FsResult<Vec<SessionId>>;
     /// Which files use these blocks. Reads the whole tree.
     async fn users(blocks: Vec<BlockRef>) -> FsResult<UserReport>;
+
+    // For data daemons, since version 3.
+    /// The last block that files use in each volume of a data daemon, for volumes above `after`, in order, at most
+    /// [`BLOCKS_PER_REPLY`]; volumes without such blocks are left out. Empty at the end.
+    async fn last_blocks(node: NodeId, after: VolumeId) -> FsResult<Vec<BlockRef>>;
 }

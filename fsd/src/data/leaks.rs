@@ -3,6 +3,9 @@
 //! Like `cairn fsck --repair`, and for the same reason nothing is lost: a block is leaked only if its session had ended,
 //! durably, before the metadata daemon was asked about the block and did not know it. Each block of each session is
 //! asked about once, when the session has ended, so that an idle daemon asks one small question per look.
+//!
+//! That a session has ended is heard twice, an hour apart: if the metadata directory was replaced by an old copy by mistake, it
+//! knows nothing of the latest blocks and thinks their sessions have ended. Putting the right one back must find all of them.
 
 use super::Store;
 use super::link::MetaLink;
@@ -12,19 +15,21 @@ use cairn_common::proto::data::BlockStat;
 use cairn_common::proto::meta::{BLOCKS_PER_REPLY, BlockFate};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 /// Pause between two looks.
 const EVERY: Duration = Duration::from_secs(60);
+/// How long after a session was first said to have ended its blocks are looked at.
+const GRACE: Duration = Duration::from_secs(3600);
 /// Pause after each page of blocks: after a start there are many, and nobody waits for this.
 const PAGE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Looks until the shutdown.
 pub async fn run(store: Arc<Store>, meta: Arc<dyn MetaLink>, shutdown: CancellationToken) {
-    let mut leaks = Leaks::new(store, meta);
+    let mut leaks = Leaks::new(store, meta, GRACE);
     while shutdown.run_until_cancelled(sleep(EVERY)).await.is_some() {
         match shutdown.run_until_cancelled(leaks.look()).await {
             Some(Ok(0)) => {}
@@ -42,13 +47,14 @@ pub async fn run(store: Arc<Store>, meta: Arc<dyn MetaLink>, shutdown: Cancellat
 pub struct Leaks {
     store: Arc<Store>,
     meta: Arc<dyn MetaLink>,
+    grace: Duration,
     unsettled: Unsettled,
 }
 
 impl Leaks {
     #[must_use]
-    pub fn new(store: Arc<Store>, meta: Arc<dyn MetaLink>) -> Leaks {
-        Leaks { store, meta, unsettled: Unsettled::default() }
+    pub fn new(store: Arc<Store>, meta: Arc<dyn MetaLink>, grace: Duration) -> Leaks {
+        Leaks { store, meta, grace, unsettled: Unsettled::default() }
     }
 
     /// Looks at what is new and at whose session has ended since; how many blocks were deleted.
@@ -68,11 +74,13 @@ impl Leaks {
         let mut deleted = 0;
         let sessions: Vec<SessionId> = self.unsettled.sessions().into_iter().collect();
         for page in sessions.chunks(BLOCKS_PER_REPLY) {
-            for session in self.meta.ended(page.to_vec()).await? {
+            let ended = self.meta.ended(page.to_vec()).await?;
+            for session in self.unsettled.due(page, &ended, Instant::now(), self.grace) {
                 for volume in self.unsettled.volumes_of(session) {
                     deleted += self.settle(volume, session).await?;
                     self.unsettled.settled(volume, session);
                 }
+                self.unsettled.heard.remove(&session);
             }
         }
         Ok(deleted)
@@ -120,6 +128,8 @@ fn leaked(asked: &[BlockRef], fates: &[BlockFate]) -> Vec<BlockRef> {
 #[derive(Default)]
 struct Unsettled {
     volumes: BTreeMap<VolumeId, Left>,
+    /// When each was first said to have ended.
+    heard: BTreeMap<SessionId, Instant>,
 }
 
 #[derive(Default)]
@@ -149,6 +159,26 @@ impl Unsettled {
         self.volumes.values().flat_map(|left| left.sessions.iter().copied()).collect()
     }
 
+    /// Of the sessions `asked` about those that were said to have ended all the time since `grace`. One that is said to live
+    /// after all begins anew.
+    fn due(
+        &mut self,
+        asked: &[SessionId],
+        ended: &[SessionId],
+        now: Instant,
+        grace: Duration,
+    ) -> Vec<SessionId> {
+        let mut due = Vec::new();
+        for session in asked {
+            if !ended.contains(session) {
+                self.heard.remove(session);
+            } else if now.duration_since(*self.heard.entry(*session).or_insert(now)) >= grace {
+                due.push(*session);
+            }
+        }
+        due
+    }
+
     fn volumes_of(&self, session: SessionId) -> Vec<VolumeId> {
         let has = |(_, left): &(&VolumeId, &Left)| left.sessions.contains(&session);
         self.volumes.iter().filter(has).map(|(volume, _)| *volume).collect()
@@ -158,5 +188,26 @@ impl Unsettled {
         if let Some(left) = self.volumes.get_mut(&volume) {
             left.sessions.remove(&session);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_due_when_it_was_over_for_a_while_without_a_break() {
+        let (mut unsettled, begin) = (Unsettled::default(), Instant::now());
+        let session = [SessionId(1)];
+        let mut due = |ended: &[SessionId], minutes: u64| {
+            let now = begin + Duration::from_secs(60 * minutes);
+            !unsettled.due(&session, ended, now, GRACE).is_empty()
+        };
+        assert!(!due(&session, 0));
+        assert!(!due(&session, 59));
+        assert!(!due(&[], 60), "the right metadata is back, and knows it");
+        assert!(!due(&session, 61));
+        assert!(!due(&session, 120));
+        assert!(due(&session, 121));
     }
 }

@@ -14,6 +14,9 @@ use std::time::Duration;
 /// How long one question may take; connecting is part of it.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// Version of the protocol in which the last blocks can be asked for; an older metadata daemon does not know the question.
+const LAST_BLOCKS_SINCE: u16 = 3;
+
 /// Answer to a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registered {
@@ -28,6 +31,8 @@ pub trait MetaLink: Send + Sync + 'static {
     fn register(&self, identity: Identity, address: String) -> BoxFuture<'_, FsResult<Registered>>;
     /// A number for a new volume, never given to anyone before.
     fn create_volume(&self, node: NodeId) -> BoxFuture<'_, FsResult<VolumeId>>;
+    /// The last block that files use in each of the node's volumes above `after`; nothing at the end.
+    fn last_blocks(&self, node: NodeId, after: VolumeId) -> BoxFuture<'_, FsResult<Vec<BlockRef>>>;
     /// Says how we are and what of its last answer has been deleted; answers what to delete.
     fn report(&self, stat: DataStat, deleted: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockRef>>>;
     /// Those of the sessions that can commit nothing any more, durably; at most `BLOCKS_PER_REPLY` are asked about.
@@ -54,6 +59,17 @@ impl MetaLink for Reconnecting<MetaServiceClient> {
 
     fn create_volume(&self, node: NodeId) -> BoxFuture<'_, FsResult<VolumeId>> {
         self.call(LIMIT, move |stub, context| async move { stub.create_volume(context, node).await }).boxed()
+    }
+
+    fn last_blocks(&self, node: NodeId, after: VolumeId) -> BoxFuture<'_, FsResult<Vec<BlockRef>>> {
+        async move {
+            if self.get_within(LIMIT).await?.peer().version < LAST_BLOCKS_SINCE {
+                return Ok(Vec::new());
+            }
+            self.call(LIMIT, |stub, context| async move { stub.last_blocks(context, node, after).await })
+                .await
+        }
+        .boxed()
     }
 
     fn report(&self, stat: DataStat, deleted: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockRef>>> {

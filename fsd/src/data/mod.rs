@@ -4,6 +4,7 @@
 //! all before it in its volume are durable; `docs/formats/volume.md` says why a crash at any point is safe.
 
 pub mod bare;
+mod history;
 pub mod identity;
 pub mod lanes;
 pub mod leaks;
@@ -26,7 +27,7 @@ use crate::disk::RealDisk;
 use crate::durable::{self, DirLock, LockError};
 use cairn_common::config::ByteSize;
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::VolumeId;
+use cairn_common::ids::{BlockRef, VolumeId};
 use cairn_common::limits::{FRAME_PAYLOAD_MAX, VOLUME_SIZE};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,9 @@ pub struct DataConfig {
     /// Payload bytes of puts that wait to become durable, at most; more wait before they are taken.
     #[serde(default = "default_in_flight")]
     pub in_flight: ByteSize,
+    /// Serve although blocks that files use are missing at the end, as in an old copy.
+    #[serde(default)]
+    pub accept_loss: bool,
 }
 
 /// What a directory of the metadata role has: see `docs/formats/metadata.md`.
@@ -96,6 +100,7 @@ impl DataConfig {
             put_threads: default_put_threads(),
             io_threads: default_io_threads(),
             in_flight: default_in_flight(),
+            accept_loss: false,
         }
     }
 
@@ -126,6 +131,12 @@ pub enum DataError {
     Config(&'static str),
     #[error("data directory belongs to {have:?}, but the metadata daemon says {told:?}")]
     OtherOwner { have: Owner, told: Owner },
+    #[error(
+        "{} is an old copy of the data directory, or its disk has lost what it had stored: files use block {missing}, and it ends \
+         before that. Put the newest copy back; if there is none, start with --accept-loss, and `cairn fsck` names the files that \
+         have lost data", dir.display()
+    )]
+    OldCopy { dir: PathBuf, missing: BlockRef },
     #[error("metadata daemon: {0}")]
     Refused(#[from] FsError),
 }

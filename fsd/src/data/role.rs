@@ -4,11 +4,12 @@ use super::identity::Identity;
 use super::link::{LinkedVolumes, MetaLink, Registered};
 use super::{DataConfig, DataDir, DataError, DataServer, Owner, Store, leaks};
 use cairn_common::error::FsResult;
-use cairn_common::ids::BlockRef;
+use cairn_common::ids::{BlockRef, NodeId, VolumeId};
 use cairn_common::proto::data::DataService;
 use cairn_common::rpc::{ServeOptions, serve};
 use cairn_common::wire::hello;
 use cairn_common::wire::hello::ServiceKind;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tarpc::server::InFlightRequest;
@@ -51,13 +52,16 @@ pub async fn run(
     let identity = dir.identity();
     let ids = Arc::new(LinkedVolumes { link: meta.clone(), node: owner.node });
     let store = dir.start(&config, ids).await?;
+    // What is here can be read at once; blocks are taken when it is sure that no newer copy should have them.
+    store.refuse_puts();
     info!(target: "cairn", "data daemon {} serves {} at {address}", owner.node, config.data_dir.display());
 
     // Ends with `shutdown`, or alone if this daemon is not wanted.
     let ending = shutdown.child_token();
     let serving = serve_store(listener, store.clone(), owner, ending.clone());
     let looking = leaks::run(store.clone(), meta, ending.clone());
-    let reporter = Reporter { registrar, identity, store: store.clone() };
+    let accept_loss = config.accept_loss;
+    let reporter = Reporter { registrar, identity, store: store.clone(), dir: config.data_dir, accept_loss };
     let ((), (), reported) = tokio::join!(serving, looking, async {
         let result = reporter.run(&ending).await;
         ending.cancel();
@@ -132,6 +136,8 @@ struct Reporter {
     registrar: Registrar,
     identity: Identity,
     store: Arc<Store>,
+    dir: PathBuf,
+    accept_loss: bool,
 }
 
 impl Reporter {
@@ -144,11 +150,41 @@ impl Reporter {
             if let Some(have) = self.identity.owner.filter(|have| *have != registered.owner) {
                 return Err(DataError::OtherOwner { have, told: registered.owner });
             }
+            match self.missing(registered.owner.node).await {
+                Ok(Some(missing)) if self.accept_loss => {
+                    warn!(
+                        "block {missing} and what came after it is lost, which is accepted: `cairn fsck` names the files"
+                    );
+                }
+                Ok(Some(missing)) => return Err(DataError::OldCopy { dir: self.dir.clone(), missing }),
+                Ok(None) => {}
+                Err(error) => {
+                    info!("ask the metadata daemon for the last blocks: {error}");
+                    if shutdown.run_until_cancelled(sleep(RETRY_PAUSE)).await.is_none() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            }
+            self.store.take_puts();
             if self.report(registered.report_every.max(REPORT_PAUSE_MIN), shutdown).await.is_none() {
                 return Ok(());
             }
             if shutdown.run_until_cancelled(sleep(RETRY_PAUSE)).await.is_none() {
                 return Ok(());
+            }
+        }
+    }
+
+    /// A block that files use and that must be here, and is not.
+    async fn missing(&self, node: NodeId) -> FsResult<Option<BlockRef>> {
+        let mut after = VolumeId(0);
+        loop {
+            let page = self.registrar.meta.last_blocks(node, after).await?;
+            let Some(last) = page.last() else { return Ok(None) };
+            after = last.volume;
+            if let Some(missing) = self.store.beyond_end(page).await? {
+                return Ok(Some(missing));
             }
         }
     }

@@ -3,11 +3,12 @@
 //! All disk access happens on threads made for it: the lanes (see `lanes.rs`) write, and a bounded number
 //! of tokio's blocking threads read, delete and seal. The maps here are locked for moments only.
 
+use super::history::{self, Found};
 use super::lanes::{Chore, Lanes, PutJob, PutOutcome};
 use super::opening::open_volumes;
 use super::report::Counters;
 use super::volume::segment::Limits;
-use super::volume::{Owner, Span, Volume, volume_name};
+use super::volume::{Owner, Span, Volume, parse_volume_name, volume_name};
 use super::{DataConfig, DataError, VolumeIds};
 use crate::disk::{Disk, is_full};
 use crate::durable::DirLock;
@@ -24,6 +25,7 @@ use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -38,6 +40,8 @@ const INLINE_READ: usize = 4 * PIECE;
 const LIST_MAX: usize = 4096;
 /// A volume that still takes blocks but has none left is given up from this size on: what it was takes space.
 const EMPTY_MAX: u64 = 16 << 20;
+/// How many numbers for a new volume may be taken already, before it is given up.
+const TAKEN_MAX: usize = 1024;
 /// Unit in which payload bytes in flight are counted.
 const IN_FLIGHT_UNIT: usize = 4096;
 
@@ -82,6 +86,7 @@ struct Shared {
     buffers: PayloadBuffers,
     /// Held by who makes a spare volume.
     making: tokio::sync::Mutex<()>,
+    refusing: AtomicBool,
 }
 
 impl Store {
@@ -121,6 +126,7 @@ impl Store {
             blocking: Semaphore::new(config.io_threads),
             buffers: PayloadBuffers::shared(),
             making: tokio::sync::Mutex::new(()),
+            refusing: AtomicBool::new(false),
         });
         found.to_seal.into_iter().map(Chore::Seal).chain([Chore::PrepareSpare]).for_each(|chore| {
             let _ = chores.send(chore);
@@ -146,6 +152,9 @@ impl Store {
 
     /// Stores a block; durable on return.
     pub async fn put(&self, request: PutRequest) -> FsResult<BlockRef> {
+        if self.shared.refusing.load(Ordering::Acquire) {
+            return Err(FsError::Unavailable);
+        }
         check_put(&request)?;
         let length = request.payload.len();
         let units = u32::try_from(length.div_ceil(IN_FLIGHT_UNIT)).map_err(|_| FsError::Invalid)?;
@@ -212,6 +221,27 @@ impl Store {
         deleted
     }
 
+    /// Puts are refused for now, until [`Store::take_puts`].
+    pub fn refuse_puts(&self) {
+        self.shared.refusing.store(true, Ordering::Release);
+    }
+
+    /// Puts are taken, from now on.
+    pub fn take_puts(&self) {
+        self.shared.refusing.store(false, Ordering::Release);
+    }
+
+    /// The first of `used`, the last blocks that files use in volumes of this daemon, that shows the directory to be older
+    /// than the metadata. They must have been asked for before: what comes meanwhile is no loss.
+    pub async fn beyond_end(&self, used: Vec<BlockRef>) -> FsResult<Option<BlockRef>> {
+        let shared = self.shared.clone();
+        // A volume's end is locked while it is written.
+        self.shared.on_disk(move || shared.beyond_end(&used)).await?.map_err(|error| {
+            error!("cannot list the data directory: {error}");
+            FsError::Io
+        })
+    }
+
     /// State and counters.
     pub async fn stat(&self) -> FsResult<DataStat> {
         let disk = self.shared.disk.clone();
@@ -269,6 +299,13 @@ impl Store {
 impl Shared {
     fn volume(&self, id: VolumeId) -> Option<Arc<Volume>> {
         self.volumes.read().get(&id).cloned()
+    }
+
+    fn beyond_end(&self, used: &[BlockRef]) -> io::Result<Option<BlockRef>> {
+        let newest = self.disk.list()?.iter().filter_map(|name| parse_volume_name(name)).max();
+        let find =
+            |block: BlockRef| self.volume(block.volume).map_or(Found::NoVolume, |volume| volume.find(block));
+        Ok(history::beyond_end(used, newest, find))
     }
 
     /// Deletes blocks of one volume.
@@ -341,14 +378,28 @@ impl Shared {
         if self.lanes.open.lock().spare.is_some() {
             return Ok(());
         }
-        let id = self.ids.allocate().await?;
-        let (disk, owner, limits) = (self.disk.clone(), self.owner, self.limits);
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let create = move || Volume::create(disk, owner, id, created, rand::random(), limits);
-        let volume = Arc::new(self.on_disk(create).await?.map_err(|error| failure(id, &error))?);
-        self.volumes.write().insert(id, volume.clone());
+        let volume = Arc::new(self.make_volume().await?);
+        self.volumes.write().insert(volume.id(), volume.clone());
         self.lanes.open.lock().spare = Some(volume);
         Ok(())
+    }
+
+    async fn make_volume(&self) -> FsResult<Volume> {
+        for _ in 0..TAKEN_MAX {
+            let id = self.ids.allocate().await?;
+            let (disk, owner, limits) = (self.disk.clone(), self.owner, self.limits);
+            let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            let create = move || Volume::create(disk, owner, id, created, rand::random(), limits);
+            match self.on_disk(create).await? {
+                Ok(volume) => return Ok(volume),
+                // A metadata daemon on an old copy of its directory counts from there again.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    warn!("volume {id} is here already: asking for another number");
+                }
+                Err(error) => return Err(failure(id, &error)),
+            }
+        }
+        Err(FsError::Io)
     }
 }
 

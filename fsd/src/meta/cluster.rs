@@ -7,11 +7,11 @@ use super::apply::{Command, Reply};
 use super::gc;
 use super::machine::Machine;
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::{NodeId, VolumeId};
+use cairn_common::ids::{BlockRef, NodeId, VolumeId};
 use cairn_common::limits::NAME_MAX;
 use cairn_common::proto::data::DataStat;
 use cairn_common::proto::meta::{
-    ClusterMap, NodeInfo, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
+    BLOCKS_PER_REPLY, ClusterMap, NodeInfo, RegisterReply, RegisterRequest, ReportReply, ReportRequest,
 };
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -104,6 +104,7 @@ impl Cluster {
             return Err(FsError::TooBig);
         }
         self.check_known(node)?;
+        self.check_history(&request.stat);
         let report = Report { stat: request.stat, at: Instant::now() };
         self.reports.lock().insert(node, report);
         self.reported.notify_waiters();
@@ -111,6 +112,23 @@ impl Cluster {
             self.machine.submit(Command::Deleted { node, blocks: request.deleted }).await?;
         }
         Ok(ReportReply { delete: gc::dead_blocks(&self.machine, node).await? })
+    }
+
+    /// With its first report, a node that has volumes which were never given out here shows that this directory is older
+    /// than what others remember of it.
+    fn check_history(&self, stat: &DataStat) {
+        if self.reports.lock().contains_key(&stat.node) {
+            return;
+        }
+        let next = self.machine.next_volume();
+        if let Some(volume) = stat.volumes.iter().map(|volume| volume.volume).filter(|id| *id >= next).max() {
+            tracing::error!(
+                target: "cairn",
+                "data daemon {} has volume {volume}, and this metadata directory knows of none above {next}: it is an old copy. \
+                 Stop this daemon and put the newest copy back; if there is none, what changed since is lost: mount again everywhere",
+                stat.node
+            );
+        }
     }
 
     /// A new volume on a node.
@@ -123,6 +141,17 @@ impl Cluster {
             }
             _ => Err(FsError::Io),
         }
+    }
+
+    /// The last block that files use in each volume of a node, for volumes above `after`.
+    pub fn last_blocks(&self, node: NodeId, after: VolumeId) -> FsResult<Vec<BlockRef>> {
+        self.check_known(node)?;
+        self.machine.read(|snapshot| {
+            let volumes = snapshot.volumes()?;
+            let its = volumes.into_iter().filter(|(volume, on)| *on == node && *volume > after);
+            let last = its.filter_map(|(volume, _)| snapshot.last_block(volume).transpose());
+            last.take(BLOCKS_PER_REPLY).collect()
+        })
     }
 
     fn check_known(&self, node: NodeId) -> FsResult<()> {

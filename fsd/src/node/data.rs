@@ -176,6 +176,10 @@ impl MetaLink for Watched {
         MetaLink::create_volume(&self.link, node)
     }
 
+    fn last_blocks(&self, node: NodeId, after: VolumeId) -> BoxFuture<'_, FsResult<Vec<BlockRef>>> {
+        MetaLink::last_blocks(&self.link, node, after)
+    }
+
     fn report(&self, stat: DataStat, deleted: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockRef>>> {
         async move {
             let dead = self.link.report(stat, deleted).await?;

@@ -87,6 +87,8 @@ fn both_roles_start_restart_and_end_in_order() {
 
     let taken = refused(&["meta", "--data-dir", text(&meta_dir), "--listen", "127.0.0.1:0"]);
     assert!(taken.contains("in use by another daemon"), "{taken}");
+    let taken = refused(&data);
+    assert!(taken.contains("in use by another daemon"), "{taken}");
     let busy = refused(&["meta", "--data-dir", text(&dir.path().join("x")), "--listen", &address]);
     assert!(busy.contains(&format!("listen on {address}")), "{busy}");
 

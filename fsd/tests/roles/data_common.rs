@@ -10,6 +10,7 @@ use cairn_common::wire::checksum::piece_checksums;
 use cairn_fsd::data::{DataConfig, DataError, Owner, Store, VolumeIds};
 use cairn_fsd::disk::sim::SimDisk;
 use futures::future::{BoxFuture, FutureExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -68,4 +69,14 @@ pub async fn read_all(store: &Store, block: BlockRef) -> FsResult<Bytes> {
     let bytes = reply.payload.into_bytes();
     assert_eq!(piece_checksums(std::slice::from_ref(&bytes)), reply.checksums, "{block}");
     Ok(bytes)
+}
+
+/// All files of a directory, as they are now.
+pub fn copy_of(dir: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    copy
 }

@@ -14,6 +14,7 @@ use futures::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 const VOLUME: u64 = 8 << 20;
 
@@ -40,6 +41,10 @@ impl MetaLink for Knows {
 
     fn create_volume(&self, _: NodeId) -> BoxFuture<'_, FsResult<VolumeId>> {
         unreachable!("the store has its own numbers")
+    }
+
+    fn last_blocks(&self, _: NodeId, _: VolumeId) -> BoxFuture<'_, FsResult<Vec<BlockRef>>> {
+        unreachable!("nobody registers")
     }
 
     fn report(&self, _: DataStat, _: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockRef>>> {
@@ -70,7 +75,7 @@ async fn put(store: &Store, session: u64, tag: u64) -> BlockRef {
 async fn begin() -> (Arc<Store>, Arc<Knows>, Leaks) {
     let store = open(&SimDisk::new(), VOLUME, &Arc::new(Ids::default())).await.unwrap();
     let meta = Arc::new(Knows::default());
-    let leaks = Leaks::new(store.clone(), meta.clone());
+    let leaks = Leaks::new(store.clone(), meta.clone(), Duration::ZERO);
     (store, meta, leaks)
 }
 

@@ -1,6 +1,6 @@
 //! The whole role over real sockets and a real directory, with a metadata daemon that the test plays.
 
-use crate::data_common::{content, owner, put_request};
+use crate::data_common::{content, copy_of, owner, put_request};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, ClusterId, NodeId, SessionId, VolumeId};
 use cairn_common::proto::data::{DataServiceClient, DataStat, GetRequest};
@@ -34,6 +34,8 @@ struct FakeState {
     last_volume: u32,
     identities: Vec<Identity>,
     dead: Vec<BlockRef>,
+    /// The last blocks that files use.
+    used: Vec<BlockRef>,
     reports: u64,
     last_stat: Option<DataStat>,
 }
@@ -69,6 +71,12 @@ impl MetaLink for FakeMeta {
         })
     }
 
+    fn last_blocks(&self, _node: NodeId, after: VolumeId) -> BoxFuture<'_, FsResult<Vec<BlockRef>>> {
+        self.answer(move |state| {
+            state.used.iter().copied().filter(|block| block.volume > after).collect::<Vec<_>>()
+        })
+    }
+
     fn report(&self, stat: DataStat, deleted: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockRef>>> {
         self.answer(|state| {
             state.reports += 1;
@@ -94,12 +102,24 @@ struct Running {
 }
 
 impl Running {
+    /// It serves, and the metadata daemon has heard of it.
+    async fn ready(dir: &Path, meta: &Arc<FakeMeta>) -> Running {
+        let before = meta.state.lock().reports;
+        let daemon = Running::start(dir, meta).await;
+        eventually("the first report", || meta.state.lock().reports > before).await;
+        daemon
+    }
+
     async fn start(dir: &Path, meta: &Arc<FakeMeta>) -> Running {
+        Running::start_with(DataConfig::new(dir.into()), meta).await
+    }
+
+    async fn start_with(config: DataConfig, meta: &Arc<FakeMeta>) -> Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let endpoint = Endpoint { listener, address: address.to_string(), meta: meta.clone() };
-        let task = tokio::spawn(run(DataConfig::new(dir.into()), endpoint, shutdown.clone()));
+        let task = tokio::spawn(run(config, endpoint, shutdown.clone()));
         Running { address, shutdown, task }
     }
 
@@ -109,6 +129,17 @@ impl Running {
         Reconnecting::new(options, |transport| {
             DataServiceClient::new(tarpc::client::Config::default(), transport)
         })
+    }
+
+    async fn put(&self, tag: u64, length: usize) -> FsResult<BlockRef> {
+        let request = put_request(content(tag, length));
+        let put = |stub: DataServiceClient, context| async move { stub.put(context, request).await };
+        self.client(owner().cluster).call(LIMIT, put).await
+    }
+
+    /// It has ended by itself.
+    async fn ended(self) -> Result<(), DataError> {
+        tokio::time::timeout(LIMIT, self.task).await.unwrap().unwrap()
     }
 
     async fn stop(self) {
@@ -135,13 +166,11 @@ async fn get(client: &Reconnecting<DataServiceClient>, block: BlockRef) -> FsRes
 async fn serves_reports_deletes_and_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let meta = FakeMeta::new(owner());
-    let daemon = Running::start(dir.path(), &meta).await;
+    let daemon = Running::ready(dir.path(), &meta).await;
     let client = daemon.client(owner().cluster);
     let mut blocks = Vec::new();
     for tag in 0..4_u32 {
-        let request = put_request(content(tag.into(), 1_000_000 * tag as usize + 1));
-        let put = client.call(LIMIT, |stub, context| async move { stub.put(context, request).await });
-        blocks.push(put.await.unwrap());
+        blocks.push(daemon.put(tag.into(), 1_000_000 * tag as usize + 1).await.unwrap());
     }
     assert_eq!(get(&client, blocks[3]).await.unwrap(), content(3, 3_000_001));
 
@@ -181,10 +210,8 @@ async fn serves_reports_deletes_and_comes_back() {
 async fn confirms_only_what_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let meta = FakeMeta::new(owner());
-    let daemon = Running::start(dir.path(), &meta).await;
-    let put =
-        |stub: DataServiceClient, context| async move { stub.put(context, put_request(content(1, 9))).await };
-    let block = daemon.client(owner().cluster).call(LIMIT, put).await.unwrap();
+    let daemon = Running::ready(dir.path(), &meta).await;
+    let block = daemon.put(1, 9).await.unwrap();
     daemon.stop().await;
     // There is a volume that can't be opened.
     std::fs::write(dir.path().join("vol-00000999.cv"), b"damaged").unwrap();
@@ -210,8 +237,71 @@ async fn another_cluster_is_refused_on_both_sides() {
 
     let other = FakeMeta::new(Owner { cluster: ClusterId(99), ..owner() });
     let daemon = Running::start(dir.path(), &other).await;
-    let ended = tokio::time::timeout(LIMIT, daemon.task).await.unwrap().unwrap();
+    let ended = daemon.ended().await;
     assert!(matches!(ended, Err(DataError::OtherOwner { .. })), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_copy_of_the_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = FakeMeta::new(owner());
+    let daemon = Running::ready(dir.path(), &meta).await;
+    let first = daemon.put(1, 9).await.unwrap();
+    // Also one that was made while the daemon ran, and goes on running.
+    let old = copy_of(dir.path());
+    let second = daemon.put(2, 9).await.unwrap();
+    meta.state.lock().used = vec![second];
+    daemon.stop().await;
+
+    let refused = Running::start(old.path(), &meta).await.ended().await;
+    assert!(matches!(refused, Err(DataError::OldCopy { missing, .. }) if missing == second), "{refused:?}");
+    let line = refused.unwrap_err().to_string();
+    assert!(line.contains("old copy") && line.contains("--accept-loss") && !line.contains('\n'), "{line}");
+    // Nothing that it lacks is used any more, or was used when the metadata was copied: it is as good as any.
+    meta.state.lock().used = vec![first];
+    Running::ready(old.path(), &meta).await.stop().await;
+    // The newest copy is welcome.
+    meta.state.lock().used = vec![second];
+    Running::ready(dir.path(), &meta).await.stop().await;
+
+    // Something else was written where the second block was.
+    let daemon = Running::start(old.path(), &meta).await;
+    assert!(matches!(daemon.ended().await, Err(DataError::OldCopy { .. })));
+    let config = DataConfig { accept_loss: true, ..DataConfig::new(old.path().into()) };
+    let before = meta.state.lock().reports;
+    let daemon = Running::start_with(config, &meta).await;
+    eventually("it serves all the same", || meta.state.lock().reports > before).await;
+    let other = daemon.put(3, 9).await.unwrap();
+    assert_eq!((other.volume, other.sequence), (second.volume, second.sequence));
+    assert_eq!(get(&daemon.client(owner().cluster), first).await.unwrap(), content(1, 9));
+    daemon.stop().await;
+    let refused = Running::start(old.path(), &meta).await.ended().await;
+    assert!(matches!(refused, Err(DataError::OldCopy { missing, .. }) if missing == second), "{refused:?}");
+}
+
+/// Until it is sure that the directory is the newest, nothing new gets into it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_are_taken_once_the_metadata_daemon_has_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = FakeMeta::new(owner());
+    let daemon = Running::ready(dir.path(), &meta).await;
+    let block = daemon.put(1, 9).await.unwrap();
+    daemon.stop().await;
+    meta.state.lock().away = true;
+    let daemon = Running::start(dir.path(), &meta).await;
+    assert_eq!(get(&daemon.client(owner().cluster), block).await.unwrap(), content(1, 9));
+    assert_eq!(daemon.put(2, 9).await.unwrap_err(), FsError::Unavailable);
+    let before = {
+        let mut state = meta.state.lock();
+        state.away = false;
+        state.reports
+    };
+    eventually("it reports", || meta.state.lock().reports > before).await;
+    daemon.put(2, 9).await.unwrap();
+    // From now on also without.
+    meta.state.lock().away = true;
+    daemon.put(3, 9).await.unwrap();
+    daemon.stop().await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Data daemons and volumes, as the metadata daemon keeps them; and both roles together.
 
+use crate::data_common::copy_of;
 use crate::meta_common::*;
 use bytes::Bytes;
 use cairn_common::config::{Address, DATA_PORT};
@@ -116,6 +117,20 @@ fn data_link(node: &RunningData, cluster: ClusterId) -> Reconnecting<DataService
     })
 }
 
+const PAYLOAD: &[u8] = b"hello";
+
+async fn put(node: &RunningData, cluster: ClusterId) -> BlockRef {
+    let payload = Bytes::from_static(PAYLOAD);
+    let request = PutRequest {
+        session: SessionId(1),
+        summary_len: 0,
+        checksums: checksum::piece_checksums(std::slice::from_ref(&payload)),
+        payload: Payload::from(payload),
+    };
+    let link = data_link(node, cluster);
+    within(link.call(LONG, |c, cx| async move { c.put(cx, request).await })).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_roles_together() {
     let mut server = Server::start(patient()).await;
@@ -126,15 +141,7 @@ async fn both_roles_together() {
     let status = server.status().await;
     assert!(status.stat.capacity > 0);
 
-    let link = data_link(&data, status.cluster);
-    let payload = Bytes::from_static(b"hello");
-    let request = PutRequest {
-        session: SessionId(1),
-        summary_len: 0,
-        checksums: checksum::piece_checksums(std::slice::from_ref(&payload)),
-        payload: Payload::from(payload.clone()),
-    };
-    let stored = within(link.call(LONG, |c, cx| async move { c.put(cx, request).await })).await.unwrap();
+    let stored = put(&data, status.cluster).await;
     assert!(server.status().await.map.volumes.iter().any(|(volume, _)| *volume == stored.volume));
 
     // The metadata daemon away: blocks are still there. A restarted data daemon has its number again.
@@ -144,13 +151,24 @@ async fn both_roles_together() {
     let link = data_link(&data, status.cluster);
     let get = GetRequest { block: stored, offset: 0, length: 5 };
     let reply = within(link.call(LONG, |c, cx| async move { c.get(cx, get).await })).await.unwrap();
-    assert_eq!(reply.payload.into_bytes(), payload);
+    assert_eq!(reply.payload.into_bytes(), PAYLOAD);
     server.restart().await;
     let back = || async {
         let map = server.status().await.map;
         map.nodes.len() == 1 && map.nodes[0].alive && map.nodes[0].address == data.address().to_string()
     };
     eventually("the data daemon registers its new address", back).await;
+
+    // Files use a block that an old copy of the directory lacks.
+    let old = copy_of(dir.path());
+    let mut mount = Mount::new(&server).await;
+    let ino = mount.create("f", false).await;
+    let newer = put(&data, status.cluster).await;
+    mount.op(commit(ino, newer, 5)).await.unwrap();
+    within(data.shutdown()).await.unwrap();
+    let refused = data_daemon(&server, old.path()).await.map(|_served| ()).unwrap_err().to_string();
+    assert!(refused.contains("old copy") && refused.contains(&newer.to_string()), "{refused}");
+    let data = data_daemon(&server, dir.path()).await.unwrap();
 
     // Another cluster's directory is refused.
     within(data.shutdown()).await.unwrap();

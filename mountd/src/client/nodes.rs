@@ -26,9 +26,9 @@ impl Nodes {
         self.epoch
     }
 
-    /// Takes a newer map over.
+    /// Takes a newer map over, or one of another start of the metadata daemon: it may run on an old copy of its directory.
     pub fn update(&mut self, map: ClusterMap) {
-        if map.epoch < self.epoch {
+        if map.epoch < self.epoch && start_of(map.epoch) == start_of(self.epoch) {
             return;
         }
         self.epoch = map.epoch;
@@ -76,6 +76,11 @@ impl Nodes {
     }
 }
 
+/// Which start of the metadata daemon a map is from.
+fn start_of(epoch: u64) -> u64 {
+    epoch >> 32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +122,20 @@ mod tests {
         nodes.failed(NodeId(1), now);
         assert_eq!(nodes.choose(now).map(|(n, _)| n), Some(NodeId(1)));
         assert_eq!(Nodes::default().choose(now), None);
+    }
+
+    #[test]
+    fn an_older_map_counts_only_if_it_is_of_another_start() {
+        let map = |start: u64, count: u64, volume| {
+            let volumes = vec![(VolumeId(volume), NodeId(1))];
+            ClusterMap { epoch: start << 32 | count, nodes: vec![node(1, true)], volumes }
+        };
+        let mut nodes = Nodes::default();
+        nodes.update(map(3, 5, 1));
+        nodes.update(map(3, 4, 2));
+        assert_eq!(nodes.holder(VolumeId(2)), None);
+        nodes.update(map(2, 9, 2));
+        assert!(nodes.holder(VolumeId(2)).is_some());
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Session {
     calls: Arc<Calls>,
     client: ClientInfo,
     id: AtomicU64,
+    /// The start of the metadata daemon that was met last.
+    epoch: AtomicU64,
     clock: ServerClock,
     log: Mutex<OpLog>,
     /// The log has something to send.
@@ -115,6 +117,7 @@ impl Session {
             calls,
             client,
             id: AtomicU64::new(first.session.0),
+            epoch: AtomicU64::new(first.epoch.0),
             clock,
             log: Mutex::default(),
             queued: Notify::new(),
@@ -243,6 +246,7 @@ impl Session {
         match after {
             AfterAttach::GoOn => {
                 let reply = answer?;
+                self.note_epoch(reply.epoch);
                 self.generation.store(reply.generation, Ordering::Release);
                 self.passed.send_replace(Passed::new(reply.session, reply.applied));
                 self.tell_sharing(&reply, sink).await;
@@ -273,6 +277,7 @@ impl Session {
         self.closes.clear();
         let request = AttachRequest { session: None, client: self.client.clone(), opens: Vec::new() };
         let reply = attach(live, request, &self.clock).await?;
+        self.note_epoch(reply.epoch);
         self.life.is_for(reply.cluster, reply.session);
         self.id.store(reply.session.0, Ordering::Release);
         self.generation.store(reply.generation, Ordering::Release);
@@ -281,6 +286,19 @@ impl Session {
         sink.shared(reply.generation).await;
         self.tell_sharing(&reply, sink).await;
         Ok(attached_of(live, &reply))
+    }
+
+    /// Each start of the metadata daemon has a higher number, which is in its directory.
+    fn note_epoch(&self, epoch: Epoch) {
+        let before = self.epoch.swap(epoch.0, Ordering::AcqRel);
+        if epoch.0 < before {
+            tracing::error!(
+                target: "cairn",
+                "the metadata daemon has started for the {}th time, after it had for the {before}th: it runs on an old copy of \
+                 its directory, and what changed since is lost. Put the newest copy back, or unmount here and mount again",
+                epoch.0
+            );
+        }
     }
 
     async fn tell_sharing<S: EventSink>(&self, reply: &AttachReply, sink: &S) {

@@ -18,6 +18,9 @@ use tokio::sync::Notify;
 
 /// Most stretches of one segment: its commit must fit an operation.
 const ENTRIES_MAX: usize = 8192;
+/// A write that two segments share is cut at a multiple of this in its file: what is within one page of a file is committed at once or
+/// not at all, as on a disk, also when the mount dies between the two.
+const PAGE: u64 = 4096;
 /// The rest of an arena that is too short to be worth another block.
 const REST_MIN: usize = 256 << 10;
 
@@ -108,9 +111,11 @@ impl WriteBuffer {
         while !rest.is_empty() {
             let (slot, taken) =
                 state.append_some(ino, offset + (data.len() - rest.len()) as u64, rest, &mut opened);
-            placed.push((slot, u32::try_from(taken).expect("a segment is shorter than 4 GiB")));
+            if taken > 0 {
+                placed.push((slot, u32::try_from(taken).expect("a segment is shorter than 4 GiB")));
+            }
             rest = &rest[taken..];
-            sealed |= state.seal_if_full();
+            sealed |= state.seal_if_full(!rest.is_empty());
         }
         drop(state);
         if opened {
@@ -236,7 +241,8 @@ impl State {
         if length <= in_open {
             return true;
         }
-        let needed = (length - in_open).div_ceil(BLOCK_MAX);
+        // Less than a page of the open one may stay empty; behind that the write goes on at a page.
+        let needed = (length - in_open.saturating_sub(PAGE as usize - 1)).div_ceil(BLOCK_MAX);
         if self.arenas_max - self.arenas >= needed {
             return true;
         }
@@ -268,13 +274,16 @@ impl State {
             self.open = Some(Open { segment, memory, entries: Vec::new(), since: None });
         }
         let open = self.open.as_mut().expect("opened above");
-        *opened |= open.since.is_none();
-        open.since.get_or_insert_with(Instant::now);
         let at = open.memory.len();
-        let taken = data.len().min(open.memory.capacity() - at);
-        open.memory.extend_from_slice(&data[..taken]);
+        let taken = fitting(offset, data.len(), open.memory.capacity() - at);
         let slot =
             Slot { segment: open.segment, at: u32::try_from(at).expect("a segment is shorter than 4 GiB") };
+        if taken == 0 {
+            return (slot, 0);
+        }
+        *opened |= open.since.is_none();
+        open.since.get_or_insert_with(Instant::now);
+        open.memory.extend_from_slice(&data[..taken]);
         open.note(SummaryEntry { ino, offset, at: slot.at, length: u32::try_from(taken).expect("as above") });
         if let Some(segment) = self.segments.get_mut(&slot.segment) {
             segment.live += taken as u64;
@@ -282,9 +291,10 @@ impl State {
         (slot, taken)
     }
 
-    fn seal_if_full(&mut self) -> bool {
+    /// `more`: what is to be appended did not fit.
+    fn seal_if_full(&mut self, more: bool) -> bool {
         let full = self.open.as_ref().is_some_and(|open| {
-            open.memory.len() == open.memory.capacity() || open.entries.len() >= ENTRIES_MAX
+            more || open.memory.len() == open.memory.capacity() || open.entries.len() >= ENTRIES_MAX
         });
         if full {
             self.seal();
@@ -320,6 +330,15 @@ impl State {
     }
 }
 
+/// How many of `length` bytes at `offset` of a file go into `room` bytes: all, or up to the end of a page.
+fn fitting(offset: u64, length: usize, room: usize) -> usize {
+    if length <= room {
+        return length;
+    }
+    let beyond_page = (offset + room as u64) % PAGE;
+    room.saturating_sub(usize::try_from(beyond_page).expect("shorter than a page"))
+}
+
 impl Open {
     fn note(&mut self, entry: SummaryEntry) {
         if let Some(last) = self.entries.last_mut() {
@@ -351,6 +370,26 @@ mod tests {
         assert!(live);
         assert_eq!(sealed.entries.len(), 1);
         assert!(buffer.next_sealed().is_none());
+    }
+
+    /// A mount that died between the commits of two segments left half a cell of 128 bytes, found under fire.
+    #[test]
+    fn no_page_of_a_file_is_shared_by_two_segments() {
+        let buffer = WriteBuffer::new(8 * BLOCK_MAX);
+        buffer.append(Ino(2), 0, &vec![1; BLOCK_MAX - 1000]).unwrap();
+        // It fits, but not with its page: nothing of it goes into the first segment.
+        let placed = buffer.append(Ino(3), 4096 + 100, &[2; 1100]).unwrap();
+        assert_eq!(placed.len(), 1);
+        assert_eq!((placed[0].0.at, placed[0].1), (0, 1100));
+        assert!(buffer.next_sealed().is_some());
+        // Cut at the last page's end that fits.
+        let data: Vec<u8> = (0..=250u8).cycle().take(BLOCK_MAX).collect();
+        let placed = buffer.append(Ino(4), 50, &data).unwrap();
+        assert_eq!(placed.len(), 2);
+        assert_eq!((50 + u64::from(placed[0].1)) % PAGE, 0);
+        assert!(BLOCK_MAX - 1100 - (placed[0].1 as usize) < PAGE as usize);
+        let parts = placed.iter().map(|(slot, length)| buffer.read(*slot, *length as usize));
+        assert_eq!(parts.collect::<Vec<_>>().concat(), data);
     }
 
     #[test]

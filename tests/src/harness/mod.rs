@@ -16,6 +16,6 @@ pub use cluster::{Cluster, Daemon, Options};
 pub use kernel::Kernel;
 pub use mount::{Mount, MountSettings};
 pub use posix::{File, Owner};
-pub use proxy::Proxy;
+pub use proxy::{Proxy, Silence};
 pub use raw::RawSession;
 pub use wait::{LIMIT, eventually, random, seed, within};

@@ -1,5 +1,5 @@
 //! A network between a mount and a daemon: forwards bytes, and on purpose cuts connections in the
-//! middle of a message, or goes silent.
+//! middle of a message, or goes silent, in one direction or both.
 
 use super::cluster::own_address;
 use super::wait::random;
@@ -18,11 +18,25 @@ use tokio_util::sync::CancellationToken;
 /// Bytes forwarded at a time.
 const CHUNK: usize = 16 << 10;
 
+/// What is held back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Silence {
+    /// What clients send.
+    pub requests: bool,
+    /// What the target sends.
+    pub answers: bool,
+}
+
+/// Whether one direction is held back.
+type IsSilent = fn(Silence) -> bool;
+
 struct Shared {
     /// How many bytes of one direction a connection forwards before it is cut; `None`: it lives on.
     budget: Mutex<Option<(StdRng, Range<u64>)>>,
     cuts: watch::Sender<u64>,
-    silent: watch::Sender<bool>,
+    silence: watch::Sender<Silence>,
+    /// Counts how often all connections were cut at once.
+    drops: watch::Sender<u64>,
 }
 
 /// See the module. Forwards nothing any more when dropped.
@@ -45,8 +59,12 @@ impl Proxy {
     pub async fn new(target: Address) -> Proxy {
         let listener = TcpListener::bind(own_address().with_default_port(0)).await.unwrap();
         let address = listener.local_addr().unwrap().into();
-        let (cuts, silent) = (watch::Sender::new(0), watch::Sender::new(false));
-        let shared = Arc::new(Shared { budget: Mutex::new(None), cuts, silent });
+        let shared = Arc::new(Shared {
+            budget: Mutex::new(None),
+            cuts: watch::Sender::new(0),
+            silence: watch::Sender::default(),
+            drops: watch::Sender::new(0),
+        });
         let closed = CancellationToken::new();
         let accepting = tokio::spawn(accept(listener, target, Arc::clone(&shared), closed.clone()));
         Proxy { address, shared, accepting, closed }
@@ -72,10 +90,22 @@ impl Proxy {
         *self.shared.cuts.borrow()
     }
 
-    /// Silent: connections stay, and nothing goes through them.
-    pub fn silence(&self, silent: bool) {
-        self.shared.silent.send_replace(silent);
+    /// Connections stay, new ones are taken, and what is silent does not get through.
+    pub fn silence(&self, silence: Silence) {
+        self.shared.silence.send_replace(silence);
     }
+
+    /// Cuts all connections, with what was on its way.
+    pub fn cut_all(&self) {
+        self.shared.drops.send_modify(|drops| *drops += 1);
+    }
+}
+
+impl Silence {
+    /// Nothing gets through.
+    pub const BOTH: Silence = Silence { requests: true, answers: true };
+    /// Everything does.
+    pub const NONE: Silence = Silence { requests: false, answers: false };
 }
 
 async fn accept(listener: TcpListener, target: Address, shared: Arc<Shared>, closed: CancellationToken) {
@@ -88,10 +118,20 @@ async fn accept(listener: TcpListener, target: Address, shared: Arc<Shared>, clo
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         let cut = closed.child_token();
-        for (from, to) in [(from_client, to_server), (from_server, to_client)] {
+        let directions: [(_, _, IsSilent); 2] = [
+            (from_client, to_server, |silence| silence.requests),
+            (from_server, to_client, |silence| silence.answers),
+        ];
+        for (from, to, is_silent) in directions {
             let (shared, cut) = (Arc::clone(&shared), cut.clone());
+            let mut drops = shared.drops.subscribe();
             tokio::spawn(async move {
-                let _: Option<()> = cut.run_until_cancelled(forward(from, to, &shared)).await;
+                tokio::select! {
+                    () = cut.cancelled() => {}
+                    // An error: the proxy is gone.
+                    _ = drops.changed() => {}
+                    () = forward(from, to, &shared, is_silent) => {}
+                }
                 // One direction ended: the other ends with it.
                 cut.cancel();
             });
@@ -99,13 +139,13 @@ async fn accept(listener: TcpListener, target: Address, shared: Arc<Shared>, clo
     }
 }
 
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared) {
-    let mut silent = shared.silent.subscribe();
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, is_silent: IsSilent) {
+    let mut silence = shared.silence.subscribe();
     let mut buffer = vec![0; CHUNK];
     let mut budget = None;
     loop {
         let Ok(length) = from.read(&mut buffer).await else { return };
-        if length == 0 || silent.wait_for(|silent| !*silent).await.is_err() {
+        if length == 0 || silence.wait_for(|silence| !is_silent(*silence)).await.is_err() {
             return;
         }
         budget = (shared.budget.lock().unwrap().as_mut())

@@ -6,7 +6,7 @@ use cairn_common::error::FsError;
 use cairn_common::ids::Ino;
 use cairn_common::namespace::op::{LockFamily, LockOwner, LockRequest, LockType, OpBody};
 use cairn_mountd::fuse::ops::Lookup;
-use cairn_tests::harness::{Cluster, LIMIT, Mount, Options, Proxy, RawSession, eventually, within};
+use cairn_tests::harness::{Cluster, LIMIT, Mount, Options, Proxy, RawSession, Silence, eventually, within};
 use cairn_tests::harness::{MountSettings, posix::END_OF_FILE};
 use std::time::{Duration, Instant};
 
@@ -107,12 +107,12 @@ async fn a_mount_that_was_cut_off_comes_back_with_a_new_session() {
     lost.write_at(0, &pattern(1, 10_000)).await.unwrap();
     lost.fsync().await.unwrap();
     lost.write_at(0, &pattern(2, 10_000)).await.unwrap();
-    proxy.silence(true);
+    proxy.silence(Silence::BOTH);
     let file = a.open("f", libc::O_RDWR).await.unwrap();
     assert!(file.read_all().await.unwrap() == pattern(1, 10_000));
     file.write_at(0, b"mine").await.unwrap();
     file.close().await.unwrap();
-    proxy.silence(false);
+    proxy.silence(Silence::NONE);
     eventually("the mount has a new session", LIMIT, || async {
         if b.session() == old { Err("the old one".into()) } else { Ok(()) }
     })

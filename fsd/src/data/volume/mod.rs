@@ -9,6 +9,7 @@ pub mod recover;
 pub mod segment;
 pub mod tombstone;
 
+use super::history::Found;
 use crate::disk::{Disk, DiskFile, read_exact_at, read_whole};
 use crate::durable;
 use cairn_common::error::{FsError, FsResult};
@@ -244,6 +245,17 @@ impl Volume {
             error!("volume {}: read at {}: {error}", self.id, span.at);
             FsError::Io
         })
+    }
+
+    /// Whether a block that files use is here, as far as the volume's end tells.
+    pub fn find(&self, block: BlockRef) -> Found {
+        if block.sequence >= self.segment.next_sequence() {
+            return Found::Nothing;
+        }
+        match self.visible.read().index.get(block.sequence) {
+            Some(entry) if entry.cookie != block.cookie => Found::Nothing,
+            _ => Found::Block,
+        }
     }
 
     /// True if the block is there and not deleted.

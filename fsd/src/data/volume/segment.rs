@@ -126,6 +126,11 @@ impl Segment {
         self.tail.lock().closed
     }
 
+    /// The sequence of the block that comes next; the greatest number in a sealed volume, which has all of its blocks.
+    pub fn next_sequence(&self) -> u32 {
+        self.tail.lock().next_sequence
+    }
+
     /// Takes no more blocks.
     pub fn close(&self) {
         self.tail.lock().closed = true;

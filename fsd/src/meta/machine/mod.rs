@@ -32,7 +32,7 @@ use super::tables::Snapshot;
 use crate::durable::DirLock;
 use cairn_common::attr::Timestamp;
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::{ClusterId, Epoch, LogIndex, Seq, SessionId};
+use cairn_common::ids::{ClusterId, Epoch, LogIndex, Seq, SessionId, VolumeId};
 use cairn_common::proto::meta::ClientInfo;
 use futures::executor::block_on;
 use parking_lot::Mutex;
@@ -315,6 +315,12 @@ impl Machine {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.inner.shared.published.read().state.epoch
+    }
+
+    /// Volumes from this number on were never given out.
+    #[must_use]
+    pub fn next_volume(&self) -> VolumeId {
+        self.inner.shared.published.read().state.next_volume
     }
 
     #[must_use]

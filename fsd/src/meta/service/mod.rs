@@ -288,4 +288,10 @@ impl MetaService for Service {
     async fn users(self, _: Context, blocks: Vec<BlockRef>) -> FsResult<UserReport> {
         check::users(self.meta, blocks).await
     }
+
+    async fn last_blocks(self, _: Context, node: NodeId, after: VolumeId) -> FsResult<Vec<BlockRef>> {
+        // Rows that were removed since the last checkpoint are walked over: not on a thread that others wait for.
+        let read = tokio::task::spawn_blocking(move || self.meta.cluster.last_blocks(node, after));
+        read.await.map_err(|_panicked| FsError::Io)?
+    }
 }

@@ -151,6 +151,13 @@ pub fn dead_blocks(view: &View, volume: VolumeId, max: usize) -> FsResult<Vec<Bl
     collect(view, Table::Delete, within(&first, &last), max, block)
 }
 
+/// The last block that files have in a volume.
+pub fn last_block(view: &View, volume: VolumeId) -> FsResult<Option<BlockRef>> {
+    let bound = |n: u32| keys::block(BlockRef { volume, sequence: n, cookie: n });
+    let (first, last) = (bound(0), bound(u32::MAX));
+    view.last(Table::Block, within(&first, &last), |key, _value| Ok(keys::block_of(fixed(key)?)))
+}
+
 /// The data daemon with this number.
 pub fn node(view: &View, node: NodeId) -> FsResult<Option<NodeRow>> {
     let found = view.get(Table::Node, &keys::node(node))?;

@@ -62,6 +62,11 @@ impl Snapshot {
         }
     }
 
+    /// The last block that files have in a volume.
+    pub fn last_block(&self, volume: VolumeId) -> FsResult<Option<BlockRef>> {
+        rows::last_block(&self.view, volume)
+    }
+
     /// How many blocks wait to be deleted.
     pub fn delete_queue_len(&self) -> FsResult<u64> {
         self.view.len(Table::Delete)
