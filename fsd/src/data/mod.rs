@@ -10,6 +10,7 @@ mod report;
 pub mod role;
 pub mod service;
 pub mod store;
+mod suspect;
 pub mod volume;
 
 pub use identity::Identity;
