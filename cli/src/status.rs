@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use cairn_common::config::AddressList;
 use cairn_common::proto::meta::{MetaStatus, NodeInfo};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -17,6 +18,8 @@ pub struct Args {
     json: bool,
 }
 
+/// Longest wait for the metadata daemon: of [`PATIENCE`], which is for all of it, some is left for the others.
+const META_PATIENCE: Duration = Duration::from_millis(1000);
 /// Exit code where something that should run does not.
 const INCOMPLETE: u8 = 2;
 
@@ -26,7 +29,10 @@ const INCOMPLETE: u8 = 2;
 /// If the metadata daemon does not answer.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let status = runtime.block_on(ask(args))?;
+    let status = runtime.block_on(ask(args));
+    // The search for a name may still run, in a thread that nobody can stop.
+    runtime.shutdown_background();
+    let status = status?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
@@ -37,20 +43,23 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 async fn ask(args: &Args) -> Result<Status> {
     let link = connect::meta(args.meta.0.clone());
-    let answer = link.call(PATIENCE, |client, context| async move { client.status(context).await }).await;
+    let start = Instant::now();
+    let answer =
+        link.call(META_PATIENCE, |client, context| async move { client.status(context).await }).await;
     let meta: MetaStatus = match answer {
         Ok(meta) => meta,
         Err(error) => bail!("metadata daemon at {} does not answer: {error}", args.meta),
     };
-    let nodes = futures::future::join_all(meta.map.nodes.iter().map(ask_node)).await;
+    let left = PATIENCE.saturating_sub(start.elapsed());
+    let nodes = futures::future::join_all(meta.map.nodes.iter().map(|node| ask_node(node, left))).await;
     Ok(Status::new(&args.meta.to_string(), &meta, nodes))
 }
 
 /// What the daemon says itself; else its last report.
-async fn ask_node(info: &NodeInfo) -> DataNode {
+async fn ask_node(info: &NodeInfo, patience: Duration) -> DataNode {
     let answer = match info.address.parse() {
         Ok(address) => connect::data(address)
-            .call(PATIENCE, |client, context| async move { client.stat(context).await })
+            .call(patience, |client, context| async move { client.stat(context).await })
             .await
             .ok(),
         Err(_) => None,

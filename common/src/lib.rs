@@ -15,4 +15,5 @@ pub mod rpc;
 pub mod summary;
 pub mod syslog;
 pub mod telemetry;
+pub mod told;
 pub mod wire;

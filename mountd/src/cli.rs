@@ -18,6 +18,7 @@ Mount options (-o, comma-separated):
   allow_other            other users may use the mount (default for root; noallow_other turns it off)
   hard                   wait for servers that are away, for ever (default)
   soft, timeo=TIME       fail with EIO after TIME (default 60s) instead
+  watchdog=TIME|off      when the daemon answers nothing for TIME, its programs get errors (default 5min)
   cache=SIZE             memory for file content (default 256MiB)
   dirty=SIZE             memory for content that is not stored yet (default 256MiB)
   logfile=FILE           where the log goes in the background (default: the system's log,

@@ -5,6 +5,7 @@ use cairn_common::error::one_line;
 use cairn_common::telemetry::{self, LogOptions, LogTarget};
 use cairn_mountd::cli::{How, Request};
 use cairn_mountd::mount::Mounted;
+use cairn_mountd::watchdog::{self, Watchdog};
 use cairn_mountd::{background, log_place, mount_point, remount, umount};
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,6 +23,9 @@ fn main() -> ExitCode {
     if let Some(program) = args.first().filter(|program| umount::is_called(Path::new(program))) {
         let name = Path::new(program).file_name().unwrap_or_default().display().to_string();
         return finish(&name, umount::run(args), UNMOUNT_FAILED);
+    }
+    if args.get(1).is_some_and(|word| word == watchdog::ARGUMENT) {
+        return finish("cairn-mountd", watchdog::run(&args[2..]), ExitCode::FAILURE);
     }
     let result = Request::from_args(args).and_then(|request| carry_out(&request));
     finish("cairn-mountd", result, ExitCode::FAILURE)
@@ -53,21 +57,21 @@ fn carry_out(request: &Request) -> Result<()> {
             log_panics();
             let output = background::open_output(&log)?;
             // Nobody reads what a process in the background says when it ends.
-            mount(request, Some(&output)).inspect_err(|error| {
+            mount(request, Some(&output), &log).inspect_err(|error| {
                 tracing::error!(target: "cairn", "{}: {}", request.directory.display(), one_line(error.as_ref()));
             })
         }
         How::Foreground => {
             mount_point::clear(&request.directory, &shown_source(request))?;
-            telemetry::init(&foreground_log(request))?;
-            mount(request, None)
+            let log = foreground_log(request);
+            telemetry::init(&LogOptions { target: log.clone(), ..LogOptions::default() })?;
+            mount(request, None, &log)
         }
     }
 }
 
-fn foreground_log(request: &Request) -> LogOptions {
-    let target = request.options.log_file.clone().map_or(LogTarget::Stderr, LogTarget::File);
-    LogOptions { target, ..LogOptions::default() }
+fn foreground_log(request: &Request) -> LogTarget {
+    request.options.log_file.clone().map_or(LogTarget::Stderr, LogTarget::File)
 }
 
 /// As the kernel shows it.
@@ -80,8 +84,21 @@ fn log_panics() {
     std::panic::set_hook(Box::new(|panic| tracing::error!(target: "cairn", "{panic}")));
 }
 
+/// The mount works without one, too.
+fn watchdog_of(
+    mounted: &Mounted,
+    request: &Request,
+    log: &LogTarget,
+    output: Option<&File>,
+) -> Option<Watchdog> {
+    let (device, limit) = (mounted.device()?, request.options.watchdog?);
+    Watchdog::start(device, &request.directory, limit, log, output)
+        .inspect_err(|error| tracing::warn!(target: "cairn", "no watchdog: {error}"))
+        .ok()
+}
+
 /// Mounts and stays until the end. In the background, `output` takes the terminal's place.
-fn mount(request: &Request, output: Option<&File>) -> Result<()> {
+fn mount(request: &Request, output: Option<&File>, log: &LogTarget) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
@@ -96,6 +113,8 @@ fn mount(request: &Request, output: Option<&File>) -> Result<()> {
             _ = terminate.recv() => bail!("ended by a signal before it was mounted"),
             _ = interrupt.recv() => bail!("ended by a signal before it was mounted"),
         };
+        // Until all is done: what is stored last may be what hangs.
+        let _watchdog = watchdog_of(&mounted, request, log, output);
         if let Some(output) = output {
             background::ready(output)?;
         }
@@ -104,7 +123,15 @@ fn mount(request: &Request, output: Option<&File>) -> Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        mounted.stop().await
+        let hurry = mounted.hurry();
+        let mut end = mounted.stop();
+        tokio::select! {
+            result = &mut end => return result,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        hurry.cancel();
+        end.await
     });
     // The search for a name may still run, in a thread that nobody can stop.
     runtime.shutdown_background();

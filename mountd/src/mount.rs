@@ -47,6 +47,7 @@ pub struct Mounted {
     vfs: Arc<Vfs<Session, BlockClient>>,
     session: Arc<Session>,
     mount_point: PathBuf,
+    hurry: CancellationToken,
 }
 
 impl Mounted {
@@ -94,7 +95,21 @@ impl Mounted {
         let notify = NotifyThreads::start(Arc::new(fuse.notifier())).context("start notification threads")?;
         vfs.attach_kernel(notify).await;
         session.start(Arc::clone(&vfs));
-        Ok(Mounted { fuse: Some(fuse), vfs, session, mount_point: mount_point.to_owned() })
+        vfs.learn_last_known();
+        let (mount_point, hurry) = (mount_point.to_owned(), CancellationToken::new());
+        Ok(Mounted { fuse: Some(fuse), vfs, session, mount_point, hurry })
+    }
+
+    /// `major:minor`, the kernel's name for the mount.
+    #[must_use]
+    pub fn device(&self) -> Option<&str> {
+        self.fuse.as_ref().and_then(FuseSession::device)
+    }
+
+    /// Cancelled by whoever cannot wait any longer for [`Mounted::stop`]: what is not stored by then is lost.
+    #[must_use]
+    pub fn hurry(&self) -> CancellationToken {
+        self.hurry.clone()
     }
 
     /// Cancelled when somebody has unmounted the tree.
@@ -117,12 +132,17 @@ impl Mounted {
             None => Ok(()),
         };
         // However that went: what programs wrote is stored, and the session does not linger.
-        let flushed =
-            tokio::time::timeout(LAST_FLUSH, self.vfs.shutdown()).await.unwrap_or(Err(FsError::TimedOut));
+        let flushed = tokio::select! {
+            flushed = tokio::time::timeout(LAST_FLUSH, self.vfs.shutdown()) => {
+                flushed.unwrap_or(Err(FsError::TimedOut))
+            }
+            () = self.hurry.cancelled() => Err(FsError::Interrupted),
+        };
         if flushed.is_err() {
             self.log_unstored();
         }
-        let ended = self.session.end(LAST_FLUSH).await;
+        // Servers that did not take the data are not waited for again.
+        let ended = self.session.end(if flushed.is_ok() { LAST_FLUSH } else { FAILED_END }).await;
         flushed.map_err(|error| anyhow!("data that was not stored is lost: {error}"))?;
         left.with_context(|| format!("unmount {}", self.mount_point.display()))?;
         ended.map_err(|error| anyhow!("the session did not end cleanly: {error}"))

@@ -18,6 +18,8 @@ pub struct MountOptions {
     pub allow_other: Option<bool>,
     /// `None`: wait for servers for ever (`hard`); else fail with EIO after this long (`soft`).
     pub timeout: Option<Duration>,
+    /// A mount that answers nothing for so long is ended; `None`: never.
+    pub watchdog: Option<Duration>,
     /// Bytes of file content kept in memory.
     pub cache_bytes: u64,
     /// Bytes of written content that may wait for being stored.
@@ -51,6 +53,7 @@ impl Default for MountOptions {
             dirsync: false,
             allow_other: None,
             timeout: None,
+            watchdog: Some(WATCHDOG),
             cache_bytes: 256 << 20,
             dirty_bytes: 256 << 20,
             log_file: None,
@@ -75,6 +78,10 @@ pub enum OptionError {
 
 /// Smallest caches that still let one block be written and read at a time.
 const SMALLEST_CACHE: u64 = 16 << 20;
+/// A mount that answers nothing for so long will not do so later.
+const WATCHDOG: Duration = Duration::from_secs(300);
+/// Shortest such time: a mount whose servers are away answers within 2 s, on a machine that is not overloaded.
+const WATCHDOG_MIN: Duration = Duration::from_secs(5);
 /// `timeo=` where `soft` is given without it, as long as NFS waits in all by default.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -87,7 +94,14 @@ impl MountOptions {
     /// What only the mount daemon knows of, not the kernel.
     #[must_use]
     pub fn for_the_daemon(&self) -> impl PartialEq + use<> {
-        (self.timeout, self.cache_bytes, self.dirty_bytes, self.log_file.clone(), self.fsname.clone())
+        (
+            self.timeout,
+            self.watchdog,
+            self.cache_bytes,
+            self.dirty_bytes,
+            self.log_file.clone(),
+            self.fsname.clone(),
+        )
     }
 
     fn word(&mut self, word: &str) -> Result<(), OptionError> {
@@ -121,6 +135,7 @@ impl MountOptions {
             "hard" => self.timeout = None,
             "soft" => self.timeout = self.timeout.or(Some(DEFAULT_TIMEOUT)),
             "timeo" => self.timeout = Some(duration("timeo", value)?),
+            "watchdog" => self.watchdog = watchdog(value)?,
             "cache" => self.cache_bytes = size("cache", value)?,
             "dirty" => self.dirty_bytes = size("dirty", value)?,
             "logfile" => self.log_file = Some(text("logfile", value, "/var/log/cairn.log")?.into()),
@@ -220,6 +235,18 @@ fn duration(key: &'static str, value: Option<&str>) -> Result<Duration, OptionEr
     if time.is_zero() { Err(bad("a wait must not be 0".to_owned())) } else { Ok(time) }
 }
 
+fn watchdog(value: Option<&str>) -> Result<Option<Duration>, OptionError> {
+    if value == Some("off") {
+        return Ok(None);
+    }
+    let time = duration("watchdog", value)?;
+    if time < WATCHDOG_MIN {
+        let text = value.unwrap_or_default().to_owned();
+        return Err(OptionError::BadValue("watchdog", text, "at least 5s is needed, or 'off'".to_owned()));
+    }
+    Ok(Some(time))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,6 +291,15 @@ mod tests {
     #[test]
     fn words_for_other_tools_are_passed_over() {
         assert_eq!(parse("x-systemd.automount,nofail,comment=backup,user"), parse(""));
+    }
+
+    #[test]
+    fn the_watchdog_has_patience_or_is_off() {
+        assert_eq!(parse("").expect("nothing").watchdog, Some(WATCHDOG));
+        assert_eq!(parse("watchdog=1min").expect("known").watchdog, Some(Duration::from_secs(60)));
+        assert_eq!(parse("watchdog=off").expect("known").watchdog, None);
+        assert!(matches!(parse("watchdog=1s"), Err(OptionError::BadValue("watchdog", ..))));
+        assert!(matches!(parse("watchdog"), Err(OptionError::NeedsValue("watchdog", _))));
     }
 
     #[test]

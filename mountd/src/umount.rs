@@ -1,11 +1,12 @@
 //! `umount.cairn` and `umount.fuse.cairn`: what `umount(8)` calls for our mounts. FUSE lets an unmount return
 //! before the daemon has stored what is dirty; here it is stored first, and an unmount that would lose data
-//! fails instead. `umount -l` and `-f` do not wait for that, and the daemon stores what it can afterwards.
+//! fails instead, as soon as its servers do nothing for a while. `umount -l` and `-f` do not wait for that, and the
+//! daemon stores what it can afterwards.
 //!
 //! A plain `umount DIR` does not look up the exact type: by statfs(2) it knows "fuse" only, and calls `umount.fuse`.
 //! So that name is ours, too, and file systems of others are passed back to `umount(8)`.
 
-use crate::mount_point::fusermount;
+use crate::mount_point::{self, fusermount};
 use crate::{store_all, table};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
@@ -21,7 +22,9 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Longest wait for everything to be stored.
+/// Longest wait for the daemon to answer at all: it does in 2 s, whatever servers are away.
+const ANSWERS: Duration = Duration::from_secs(5);
+/// Longest wait for everything to be stored. The daemon ends it sooner when its servers do nothing.
 const STORED: Duration = Duration::from_secs(60);
 /// Longest wait for the daemon to end, which has little to do by then.
 const ENDED: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
@@ -102,22 +105,30 @@ fn pass_back(cli: &Cli) -> anyhow::Error {
 /// Has everything stored; the daemon, to wait for its end.
 fn stored(directory: &Path) -> Result<Option<OwnedFd>> {
     let shown = directory.display();
+    let (opened, is_open) = mpsc::channel();
     let (tell, told) = mpsc::channel();
     let path = directory.to_owned();
-    // In a thread, so that the wait has an end: it may be for servers that are away.
+    // In a thread, so that the wait has an end.
     std::thread::spawn(move || {
+        let root = store_all::open(&path);
         // The other side may have stopped waiting.
-        let _told = tell.send(store_all::store_all(&path));
+        let _told = opened.send(());
+        let _told = tell.send(root.and_then(|root| store_all::store_all(&root)));
     });
+    if is_open.recv_timeout(ANSWERS).is_err() {
+        bail!(
+            "{shown}: the mount daemon does not answer; it stays mounted (umount -f ends it, and what is not stored is lost)"
+        );
+    }
     match told.recv_timeout(STORED) {
         Ok(Ok(pid)) => Ok(daemon(pid)),
         // Nobody to ask: its process has died, is of another version, or serves another user only.
         Ok(Err(Errno::NOTCONN | Errno::NOTTY | Errno::ACCESS)) => Ok(None),
         Ok(Err(error)) => Err(anyhow!(
-            "{shown}: written data can't be stored: {error}; it stays mounted (umount -f gives the data up)"
+            "{shown}: written data can't be stored: {error} (the mount's log and 'cairn status' say more); it stays mounted (umount -f gives the data up)"
         )),
         Err(_late) => Err(anyhow!(
-            "{shown}: written data is not stored after {} s, are the servers away? It stays mounted (umount -f gives the data up)",
+            "{shown}: written data is not stored after {} s; it stays mounted (umount -f gives the data up)",
             STORED.as_secs()
         )),
     }
@@ -140,6 +151,8 @@ fn take_away(directory: &Path, cli: &Cli) -> Result<()> {
             let args: &[&str] = if cli.lazy { &["-u", "-z", "--"] } else { &["-u", "--"] };
             fusermount(args, directory).with_context(context)
         }
+        // Its connection has ended: in the tree, it would only be in the way.
+        Err(Errno::BUSY) if cli.force => mount_point::detach(directory).with_context(context),
         Err(Errno::BUSY) => Err(anyhow!("{}: target is busy", directory.display())),
         result => result.with_context(context),
     }

@@ -122,6 +122,16 @@ holds '.problems[0].files | index("/dir/marked") != null and index("/second name
 fsck 0 "damage inside of blocks is not looked for" --quick
 "$(bin cairn)" fsck --meta "$META_ADDR" >"$WORK_DIR/fsck.txt" || true
 grep -q '^PROBLEM .*damaged' "$WORK_DIR/fsck.txt" && grep -q 'in /dir/marked$' "$WORK_DIR/fsck.txt" || fail "text: $(cat "$WORK_DIR/fsck.txt")"
+mount_at "$WORK_DIR/look" "logfile=$WORK_DIR/look.log"
+for round in 1 2; do
+    cat "$WORK_DIR/look/dir/marked" >"$WORK_DIR/read.txt" 2>"$WORK_DIR/read.err" && fail "a damaged file is read"
+    grep -q "Input/output error" "$WORK_DIR/read.err" && ! grep -q CANARY-CANCRY "$WORK_DIR/read.txt" || fail "a damaged file: $(cat "$WORK_DIR/read.err")"
+done
+unmount "$WORK_DIR/look" || fail "umount"
+for log in data look; do
+    [ "$(grep -c "is damaged" "$WORK_DIR/$log.log")" = 1 ] && grep "is damaged" "$WORK_DIR/$log.log" | grep -q "block $found " && ok "one line of $log.log names the block" ||
+        fail "$log.log: $(grep damaged "$WORK_DIR/$log.log")"
+done
 volume 4 "a damaged block in a bare volume" list "$volume" --verify
 [ "$(grep -c DAMAGED "$WORK_DIR/volume.txt")" = 1 ] && grep -q "^ *$found .*DAMAGED$" "$WORK_DIR/volume.txt" || fail "$(cat "$WORK_DIR/volume.txt")"
 volume 1 "its bytes are not given out" dump "$volume" "$found"

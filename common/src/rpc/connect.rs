@@ -8,6 +8,7 @@
 use super::deadline::context_within;
 use super::fault::{breaks_connection, fs_error};
 use super::handshake::{HandshakeError, Peer, exchange};
+use super::outage::Outage;
 use super::socket::tune;
 use super::transport::{ClientTransport, WireError};
 use crate::config::Address;
@@ -50,6 +51,8 @@ pub struct ConnectOptions {
     pub connect_timeout: Duration,
     /// Where payloads are received into.
     pub buffers: PayloadBuffers,
+    /// What the log has been told of the server.
+    pub outage: Outage,
 }
 
 impl ConnectOptions {
@@ -62,6 +65,7 @@ impl ConnectOptions {
             identity,
             connect_timeout: Duration::from_secs(5),
             buffers: PayloadBuffers::shared(),
+            outage: Outage::default(),
         }
     }
 }
@@ -297,8 +301,9 @@ where
         let (broken, peer) = (CancellationToken::new(), Arc::new(peer));
         let (client, dispatch) = (self.start)(stream);
         let live = Live { client, generation, peer: peer.clone(), broken: broken.clone() };
-        let again = generation > 1;
-        log_up(&peer, again);
+        if let Some(what) = self.options.outage.up() {
+            log_up(what, &peer);
+        }
         self.publish.send_modify(|published| {
             published.state = LinkState::Up { generation, peer: peer.clone() };
             published.live = Some(live);
@@ -312,7 +317,9 @@ where
         };
         broken.cancel();
         self.pause.connection_ended(since.elapsed());
-        info!(target: "cairn", "connection to {} ({}) lost: {reason}", peer.address, peer.role);
+        if self.options.outage.lost() {
+            info!(target: "cairn", "connection to {} ({}) lost: {reason}", peer.address, peer.role);
+        }
         self.publish.send_modify(|published| {
             published.state = LinkState::Idle;
             published.live = None;
@@ -322,14 +329,12 @@ where
     fn failed(&mut self, error: &HandshakeError) {
         self.pause.attempt_failed();
         let text = error.to_string();
+        if self.options.outage.failed(error.fs_error()) {
+            log_failure(&self.options, error);
+        }
         self.publish.send_modify(|published| {
             let attempts = match &published.state {
-                LinkState::Connecting { failed_attempts, last_error } => {
-                    if last_error.as_ref() != Some(&text) {
-                        log_failure(&self.options, error);
-                    }
-                    failed_attempts.saturating_add(1)
-                }
+                LinkState::Connecting { failed_attempts, .. } => failed_attempts.saturating_add(1),
                 LinkState::Idle | LinkState::Up { .. } => 1,
             };
             published.state = LinkState::Connecting { failed_attempts: attempts, last_error: Some(text) };
@@ -405,13 +410,12 @@ async fn connect_one(
     Err(last.into())
 }
 
-fn log_up(peer: &Peer, again: bool) {
-    let verb = if again { "connected again" } else { "connected" };
-    info!(target: "cairn", "{verb} to {} ({}), protocol version {}", peer.address, peer.role, peer.version);
+fn log_up(what: &str, peer: &Peer) {
+    info!(target: "cairn", "{what} to {} ({}), protocol version {}", peer.address, peer.role, peer.version);
 }
 
 fn log_failure(options: &ConnectOptions, error: &HandshakeError) {
     let addresses: Vec<String> = options.addresses.iter().map(ToString::to_string).collect();
     let service = options.identity.hello().service;
-    warn!(target: "cairn", "can't connect to the {service} service at {}: {error}", addresses.join(","));
+    warn!(target: "cairn", "can't connect to the {service} service at {}: {error}; it is tried again and again", addresses.join(","));
 }

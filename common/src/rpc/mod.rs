@@ -2,7 +2,7 @@
 //!
 //! `message` is the form of tarpc's messages on the wire, `transport` moves them over a socket,
 //! `handshake` is the first exchange. `serve` is the server's side; `connect` the client's, with
-//! `pool` for several connections to one server. `deadline` and `fault` are what every call needs:
+//! `pool` for several connections to one server, and `outage` for what the log is told of it. `deadline` and `fault` are what every call needs:
 //! a context with a deadline, and one table from tarpc's errors to ours.
 
 pub mod connect;
@@ -12,6 +12,7 @@ pub mod gate;
 pub mod handshake;
 mod hush;
 pub mod message;
+pub mod outage;
 pub mod pool;
 pub mod serve;
 pub mod socket;

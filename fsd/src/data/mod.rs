@@ -14,6 +14,7 @@ pub mod report;
 pub mod role;
 pub mod service;
 pub mod store;
+mod suspect;
 pub mod volume;
 
 pub use identity::Identity;

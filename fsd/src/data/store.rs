@@ -7,6 +7,7 @@ use super::history::{self, Found};
 use super::lanes::{Chore, Lanes, PutJob, PutOutcome};
 use super::opening::open_volumes;
 use super::report::Counters;
+use super::suspect::Suspects;
 use super::volume::segment::Limits;
 use super::volume::{Owner, Span, Volume, parse_volume_name, volume_name};
 use super::{DataConfig, DataError, VolumeIds};
@@ -19,6 +20,7 @@ use cairn_common::limits::{FRAME_PAYLOAD_MAX, PIECE};
 use cairn_common::pool::PayloadBuffers;
 use cairn_common::proto::data::{BlockStat, DataStat, GetReply, GetRequest, PutRequest};
 use cairn_common::rpc::detached;
+use cairn_common::told::Told;
 use cairn_common::wire::Payload;
 use cairn_common::wire::checksum::piece_checksums;
 use crossbeam_channel::Sender;
@@ -84,6 +86,9 @@ struct Shared {
     /// Threads that read, delete or seal.
     blocking: Semaphore,
     buffers: PayloadBuffers,
+    suspects: Suspects,
+    /// Damaged blocks that the log names.
+    damaged: Told<BlockRef>,
     /// Held by who makes a spare volume.
     making: tokio::sync::Mutex<()>,
     refusing: AtomicBool,
@@ -125,6 +130,8 @@ impl Store {
             in_flight_units: u32::try_from(units).unwrap_or(u32::MAX),
             blocking: Semaphore::new(config.io_threads),
             buffers: PayloadBuffers::shared(),
+            suspects: Suspects::default(),
+            damaged: Told::default(),
             making: tokio::sync::Mutex::new(()),
             refusing: AtomicBool::new(false),
         });
@@ -197,6 +204,9 @@ impl Store {
         if !volume.is_live(request.block) {
             // Deleted while it was read: the bytes may be those of the hole.
             return Err(FsError::NotFound);
+        }
+        if self.shared.suspects.is_repeated(request.block, span.offset) {
+            self.shared.look_at(request.block, &span, &payload);
         }
         self.shared.counters.gets.add(1);
         self.shared.counters.get_bytes.add(span.length as u64);
@@ -364,6 +374,19 @@ impl Shared {
             Ok(buffer.freeze())
         };
         Ok(Payload::from(self.on_disk(read).await??))
+    }
+
+    /// Names a block in the log if its bytes are not what was stored. It is given out all the same: the reader
+    /// verifies, and a tool that saves what can be saved wants it.
+    fn look_at(&self, block: BlockRef, span: &Span, payload: &Payload) {
+        let is_damaged = piece_checksums(payload.segments()) != span.checksums;
+        if is_damaged && self.damaged.is_news(block) {
+            error!(
+                target: "cairn",
+                "volume {}: block {} is damaged on disk, reads of it fail: 'cairn fsck' names its files, docs/operating/recovery.md tells what to do",
+                block.volume, block.sequence
+            );
+        }
     }
 
     /// Runs `work` on a blocking thread, of which there is a bounded number.

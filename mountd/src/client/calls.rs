@@ -1,12 +1,14 @@
 //! The connection with the metadata daemon, and whether the session is attached over it: what every
 //! call to the server goes through.
 
+use super::silence::Silence;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Epoch, SessionId};
 use cairn_common::proto::meta::MetaServiceClient;
 use cairn_common::rpc::{Live, Reconnecting, fs_error};
+use parking_lot::Mutex;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tarpc::client::RpcError;
 use tokio::sync::watch;
 
@@ -48,11 +50,50 @@ pub struct Calls {
     pub state: watch::Sender<State>,
     /// `soft`: give up after this long.
     timeout: Option<Duration>,
+    silence: Mutex<Silence>,
 }
 
 impl Calls {
     pub fn new(link: Reconnecting<MetaServiceClient>, timeout: Option<Duration>) -> Calls {
-        Calls { link, state: watch::Sender::new(State::Detached), timeout }
+        Calls { link, state: watch::Sender::new(State::Detached), timeout, silence: Mutex::default() }
+    }
+
+    /// Work that waits for the server: as long as it takes, or with `soft` until `TimedOut`.
+    pub async fn bounded<T>(&self, work: impl Future<Output = FsResult<T>>) -> FsResult<T> {
+        let Some(limit) = self.patience() else { return work.await };
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_elapsed) => {
+                self.waited();
+                Err(FsError::TimedOut)
+            }
+        }
+    }
+
+    /// `soft`: how long a server may be silent.
+    #[must_use]
+    pub fn limit(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    /// How long somebody who begins to wait may do so. `None`: for ever (`hard`).
+    #[must_use]
+    pub fn patience(&self) -> Option<Duration> {
+        let limit = self.timeout?;
+        let connected = matches!(&*self.state.borrow(), State::Attached(_));
+        Some(self.silence.lock().wait(Instant::now(), limit, connected))
+    }
+
+    /// Somebody has waited in vain.
+    pub fn waited(&self) {
+        self.silence.lock().waited(Instant::now());
+    }
+
+    /// The server has answered something.
+    pub fn heard(&self) {
+        if self.timeout.is_some() {
+            self.silence.lock().heard();
+        }
     }
 
     /// The attached session, as soon as there is one.
@@ -93,12 +134,7 @@ impl Calls {
         F: Fn(MetaServiceClient, SessionId) -> Fut,
         Fut: Future<Output = Result<FsResult<T>, RpcError>>,
     {
-        match self.timeout {
-            None => self.call_hard(make).await,
-            Some(limit) => {
-                tokio::time::timeout(limit, self.call_hard(make)).await.unwrap_or(Err(FsError::TimedOut))
-            }
-        }
+        self.bounded(self.call_hard(make)).await
     }
 
     /// The call itself failed. An error that says so is an answer about this call, which would be the
@@ -122,7 +158,11 @@ impl Calls {
     {
         loop {
             let attached = self.attached().await?;
-            match make(attached.client(), attached.session).await {
+            let answer = make(attached.client(), attached.session).await;
+            if answer.is_ok() {
+                self.heard();
+            }
+            match answer {
                 Err(error) => self.failed(&attached, &error)?,
                 Ok(Err(FsError::Evicted)) => {
                     self.broken(&attached);

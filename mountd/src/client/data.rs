@@ -10,6 +10,7 @@ use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, NodeId};
 use cairn_common::proto::data::{DataServiceClient, GetRequest, PutRequest};
 use cairn_common::rpc::{ConnectOptions, Pool};
+use cairn_common::told::Told;
 use cairn_common::wire::Payload;
 use cairn_common::wire::checksum::{piece_checksums, verify_pieces};
 use cairn_common::wire::hello::Identity;
@@ -42,6 +43,8 @@ pub struct BlockClient {
     timeout: Option<Duration>,
     /// When a read last was given up.
     unread: Mutex<Option<Instant>>,
+    /// Blocks that the log names.
+    damaged: Told<BlockRef>,
 }
 
 impl BlockClient {
@@ -49,7 +52,7 @@ impl BlockClient {
     #[must_use]
     pub fn new(session: Arc<Session>, identity: Identity, timeout: Option<Duration>) -> BlockClient {
         let (nodes, pools, unread) = (Mutex::default(), Mutex::default(), Mutex::default());
-        BlockClient { session, nodes, pools, identity, timeout, unread }
+        BlockClient { session, nodes, pools, identity, timeout, unread, damaged: Told::default() }
     }
 
     fn pool(&self, node: NodeId, address: &str) -> FsResult<Pool<DataServiceClient>> {
@@ -117,10 +120,7 @@ impl BlockClient {
         let bytes = reply.payload.into_bytes();
         match verify_pieces(&bytes, &reply.checksums) {
             Ok(()) => Ok((reply.offset, bytes)),
-            Err(piece) => {
-                tracing::error!(target: "cairn", block = %request.block, piece, "block damaged on its way or on disk");
-                Err(FsError::Corrupt)
-            }
+            Err(_piece) => Err(FsError::Corrupt),
         }
     }
 
@@ -184,8 +184,16 @@ impl DataClient for BlockClient {
     async fn get(&self, block: BlockRef, offset: u32, length: u32) -> FsResult<(u32, Bytes)> {
         let result =
             self.persist(self.read_limit(), || self.get_once(GetRequest { block, offset, length })).await;
-        if result == Err(FsError::TimedOut) {
-            *self.unread.lock() = Some(Instant::now());
+        match result {
+            Err(FsError::TimedOut) => *self.unread.lock() = Some(Instant::now()),
+            Err(FsError::Corrupt) if self.damaged.is_news(block) => {
+                let (volume, sequence) = (block.volume, block.sequence);
+                tracing::error!(
+                    target: "cairn",
+                    "block {sequence} of volume {volume} is damaged: programs get EIO where they read it; 'cairn fsck' names its files"
+                );
+            }
+            _ => {}
         }
         result
     }

@@ -11,6 +11,7 @@ mod neighbours;
 pub mod nodes;
 pub mod oplog;
 pub mod session;
+pub mod silence;
 
 use bytes::Bytes;
 use cairn_common::attr::{Attr, Caller, Timestamp};
@@ -87,6 +88,19 @@ pub trait MetaClient: Send + Sync + 'static {
     fn sync_follows(&self) -> SyncFollows;
     /// Waits until all operations up to `through` are on stable storage.
     fn sync(&self, through: Seq) -> impl Future<Output = FsResult<()>> + Send;
+    /// Waits until operations can be sent at all. With `soft`, `TimedOut` if that takes too long: then nothing
+    /// of what was to follow has happened, and nothing will.
+    fn reachable(&self) -> impl Future<Output = FsResult<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+    /// Ready when the server has kept answers back for as long as this mount waits (`soft`); never with `hard`.
+    fn given_up(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+    /// Ready with the server's next answer to an operation.
+    fn news(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
     /// The server's clock, as far as it is known here.
     fn now(&self) -> Timestamp;
     fn session(&self) -> SessionId;
@@ -146,7 +160,7 @@ pub trait EventSink: Send + Sync + 'static {
     fn shared(&self, generation: u64) -> impl Future<Output = ()> + Send;
     /// Tell the server of all locks that were decided here. Waits for its answers, so not to be called while
     /// the session is being taken up.
-    fn hand_over_locks(&self) -> impl Future<Output = ()> + Send;
+    fn hand_over_locks(self: Arc<Self>) -> impl Future<Output = ()> + Send;
     /// This is the only mount: the kernel may cache names and attributes, locks are decided here.
     fn sole(&self, generation: u64);
     /// All that is open or dirty here, for taking the session up again.

@@ -88,6 +88,12 @@ impl OpLog {
         self.entries.is_empty()
     }
 
+    /// Whether operations wait for their answers.
+    #[must_use]
+    pub fn owes_answers(&self) -> bool {
+        self.next_to_send < self.end()
+    }
+
     /// The next batch to send; it is under way from now on. `None` if one is, or nothing is queued.
     pub fn next_batch(&mut self) -> Option<(Seq, Vec<Op>)> {
         if self.under_way > 0 {
@@ -271,7 +277,9 @@ mod tests {
         let mut first = log.push(op(1));
         let mut second = log.push(op(2));
         log.next_batch();
+        assert!(log.owes_answers());
         assert_eq!(log.answered(vec![Ok(OpReply::Done), Err(FsError::NoAttr)], Seq(1)), Ok(vec![]));
+        assert!(!log.owes_answers());
         assert_eq!(first.reply.try_recv(), Ok(Ok(OpReply::Done)));
         assert_eq!(second.reply.try_recv(), Ok(Err(FsError::NoAttr)));
         assert_eq!(log.len(), 1, "the second is not durable yet");

@@ -43,6 +43,10 @@ const EVENTS_WAIT: Duration = Duration::from_secs(15);
 const ATTACH_DEADLINE: Duration = CALL_DEADLINE;
 /// Operations kept for replay before the log is made durable on purpose.
 const LOG_BOUND: usize = 32_768;
+/// How long the server has to hear that a session ends, of which nothing is left to do.
+const GOOD_BYE: Duration = Duration::from_secs(3);
+/// How often, within the time that `soft` gives a server, it is looked whether it owes an answer.
+const DUE_CHECKS: u32 = 16;
 /// Pause before something that the server refused is tried again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -86,6 +90,11 @@ struct Passed {
 impl Passed {
     fn new(session: SessionId, applied: Seq) -> Passed {
         Passed { session, sent: applied, answered: applied }
+    }
+
+    /// Changes with each answer of the server.
+    fn heard(&self) -> (SessionId, Seq) {
+        (self.session, self.answered)
     }
 }
 
@@ -179,7 +188,7 @@ impl Session {
         // First the tasks: one that heard of the end would take the session up again.
         self.cancel.cancel();
         self.tasks.close();
-        let detached = timeout_at(deadline, async {
+        let detached = timeout_at(deadline.min(Instant::now() + GOOD_BYE), async {
             self.tasks.wait().await;
             self.detach().await
         });
@@ -342,6 +351,9 @@ impl Session {
         self.passed.send_modify(|passed| passed.sent = passed.sent.max(last));
         match attached.client().apply(context(), batch).await {
             Ok(answer) => {
+                if answer.is_ok() {
+                    self.calls.heard();
+                }
                 let after = batch_answered(&mut self.log.lock(), answer);
                 self.after_batch(&attached, last, after).await;
             }
@@ -370,6 +382,36 @@ impl Session {
                     tracing::error!(target: "cairn", "the metadata daemon's answer does not fit the batch");
                 }
                 self.calls.broken(attached);
+            }
+        }
+    }
+
+    /// Ready when operations waited for an answer, and there was none for long enough; never with `hard`.
+    async fn silent_too_long(&self) {
+        loop {
+            let Some(limit) = self.calls.limit() else { return std::future::pending().await };
+            let owes = self.log.lock().owes_answers();
+            if !owes {
+                tokio::time::sleep(limit / DUE_CHECKS).await;
+                continue;
+            }
+            let patience = self.calls.patience().unwrap_or(limit);
+            if tokio::time::timeout(patience, self.news()).await.is_err() {
+                return self.calls.waited();
+            }
+        }
+    }
+
+    async fn next_ino(&self) -> FsResult<Ino> {
+        loop {
+            if let Some(ino) = self.inos.take() {
+                return Ok(ino);
+            }
+            let _one_at_a_time = self.inos.refill.lock().await;
+            if self.inos.is_empty() {
+                let ask =
+                    |client: MetaServiceClient, id| async move { client.allocate_inos(context(), id).await };
+                self.inos.add(self.calls.call(ask).await?);
             }
         }
     }
@@ -405,6 +447,7 @@ impl Session {
             let context = context_within(EVENTS_WAIT + Duration::from_secs(10));
             match attached.client().events(context, attached.session, received.1, wait).await {
                 Ok(Ok(events)) => {
+                    self.calls.heard();
                     for event in events.into_iter().filter(|event| event.id > received.1).collect::<Vec<_>>()
                     {
                         received.1 = event.id;
@@ -427,7 +470,7 @@ impl Session {
                 EventBody::Invalidate { ino } => sink.invalidate(ino).await,
                 EventBody::Shared { generation } => {
                     sink.shared(generation).await;
-                    sink.hand_over_locks().await;
+                    Arc::clone(&sink).hand_over_locks().await;
                 }
                 EventBody::LockReleased { ino } => return sink.lock_released(ino),
                 EventBody::Sole { generation } => return sink.sole(generation),
@@ -562,6 +605,21 @@ impl MetaClient for Session {
         }
     }
 
+    async fn reachable(&self) -> FsResult<()> {
+        self.calls.bounded(async { self.calls.attached().await.map(drop) }).await
+    }
+
+    async fn news(&self) {
+        let mut passed = self.passed.subscribe();
+        let before = passed.borrow_and_update().heard();
+        // The other end is in here, too.
+        let _heard = passed.wait_for(|now| now.heard() != before).await;
+    }
+
+    async fn given_up(&self) {
+        self.silent_too_long().await;
+    }
+
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -575,17 +633,8 @@ impl MetaClient for Session {
     }
 
     async fn new_ino(&self) -> FsResult<Ino> {
-        loop {
-            if let Some(ino) = self.inos.take() {
-                return Ok(ino);
-            }
-            let _one_at_a_time = self.inos.refill.lock().await;
-            if self.inos.is_empty() {
-                let ask =
-                    |client: MetaServiceClient, id| async move { client.allocate_inos(context(), id).await };
-                self.inos.add(self.calls.call(ask).await?);
-            }
-        }
+        // All of it: who waits here for others that wait must not wait for each of them.
+        self.calls.bounded(self.next_ino()).await
     }
 
     async fn lookup(&self, parent: Ino, name: Name) -> FsResult<Attr> {

@@ -22,6 +22,10 @@ struct Forgetful {
     detach_fails: bool,
     /// Keeps sessions; each attach is answered with the next of these generations.
     generations: Mutex<Vec<u64>>,
+    /// Batches are answered while this is not held.
+    held: tokio::sync::Mutex<()>,
+    /// Operations that were applied.
+    applied: AtomicU64,
 }
 
 impl Forgetful {
@@ -62,6 +66,8 @@ impl Forgetful {
             Asked::Attach { request } => Answer::Attach(self.attach(&request)),
             Asked::Detach { session } => Answer::Detach(self.detach(session)),
             Asked::Apply { batch } => {
+                let _free = self.held.lock().await;
+                self.applied.fetch_add(batch.ops.len() as u64, Ordering::SeqCst);
                 let results = batch.ops.iter().map(|_| Ok(OpReply::Done)).collect();
                 Answer::Apply(Ok(BatchReply { results, durable: Seq(0) }))
             }
@@ -87,7 +93,7 @@ impl EventSink for NoSink {
     async fn invalidate(&self, _: Ino) {}
     fn lock_released(&self, _: Ino) {}
     async fn shared(&self, _: u64) {}
-    async fn hand_over_locks(&self) {}
+    async fn hand_over_locks(self: Arc<Self>) {}
     fn sole(&self, _: u64) {}
     fn open_states(&self) -> Vec<OpenState> {
         Vec::new()
@@ -96,6 +102,15 @@ impl EventSink for NoSink {
 }
 
 async fn session_with(server: Arc<Forgetful>, shutdown: CancellationToken, files: LifeFiles) -> Arc<Session> {
+    patient_session(server, shutdown, files, None).await
+}
+
+async fn patient_session(
+    server: Arc<Forgetful>,
+    shutdown: CancellationToken,
+    files: LifeFiles,
+    timeout: Option<Duration>,
+) -> Arc<Session> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string().parse().unwrap();
     let handle = move |request: InFlightRequest<Asked, Answer>| {
@@ -111,7 +126,7 @@ async fn session_with(server: Arc<Forgetful>, shutdown: CancellationToken, files
     let link = Reconnecting::new(ConnectOptions::new(vec![address], 0, identity), |transport| {
         MetaServiceClient::new(tarpc::client::Config::default(), transport)
     });
-    let session = Session::open(link, ClientInfo::default(), None, Duration::from_secs(20), files);
+    let session = Session::open(link, ClientInfo::default(), timeout, Duration::from_secs(20), files);
     let session = session.await.unwrap();
     session.start(Arc::new(NoSink));
     session
@@ -265,5 +280,56 @@ async fn a_server_that_went_back_is_not_gone_on_with() {
     eventually(|| session.session() == SessionId(2)).await;
     assert_eq!(*server.history.lock(), [1, -1, 2], "the old one is ended");
     assert_eq!(session.generation.load(Ordering::SeqCst), 5);
+    shutdown.cancel();
+}
+
+fn some_op() -> OpBody {
+    OpBody::RemoveXattr { ino: Ino(2), name: "user.a".into() }
+}
+
+/// What was sent and told failed happens once, when the server is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_soft_session_gives_up_a_server_that_keeps_answers_back() {
+    let limit = Duration::from_millis(200);
+    let (server, shutdown) = (Arc::new(Forgetful::default()), CancellationToken::new());
+    let session =
+        patient_session(Arc::clone(&server), shutdown.clone(), LifeFiles::none(), Some(limit)).await;
+    // A server that owes nothing is not given up, however long nothing is asked of it.
+    assert!(tokio::time::timeout(limit * 4, session.given_up()).await.is_err());
+    let held = server.held.lock().await;
+    let ticket = session.submit(&Caller::default(), some_op());
+    let begun = Instant::now();
+    session.given_up().await;
+    assert!(begun.elapsed() >= limit, "after {:?}", begun.elapsed());
+    drop(held);
+    ticket.await.unwrap();
+    assert_eq!(server.applied.load(Ordering::SeqCst), 1);
+    // It has answered: the next one has all its time again.
+    assert_eq!(session.calls.patience(), Some(limit));
+    shutdown.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_can_be_begun_without_a_connection() {
+    let limit = Duration::from_millis(200);
+    let (server, shutdown) = (Arc::new(Forgetful::default()), CancellationToken::new());
+    let session =
+        patient_session(Arc::clone(&server), shutdown.clone(), LifeFiles::none(), Some(limit)).await;
+    session.reachable().await.unwrap();
+    shutdown.cancel();
+    eventually(|| matches!(&*session.calls.state.borrow(), State::Detached)).await;
+    assert_eq!(session.reachable().await, Err(FsError::TimedOut));
+    assert_eq!(session.new_ino().await, Err(FsError::TimedOut));
+    assert!(!session.log.lock().owes_answers());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hard_session_never_gives_up() {
+    let (server, shutdown) = (Arc::new(Forgetful::default()), CancellationToken::new());
+    let session = session_with(Arc::clone(&server), shutdown.clone(), LifeFiles::none()).await;
+    let _held = server.held.lock().await;
+    let _ticket = session.submit(&Caller::default(), some_op());
+    assert!(tokio::time::timeout(Duration::from_millis(500), session.given_up()).await.is_err());
+    assert_eq!(session.calls.patience(), None);
     shutdown.cancel();
 }

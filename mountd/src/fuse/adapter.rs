@@ -7,7 +7,7 @@ use super::interrupt::Delivery;
 use super::near;
 use super::ops::{CopyRange, Fh, FuseOps, Make, ReadAt, Seek, WriteAt};
 use super::reply::{Answer, DirBuffer, XattrAnswer};
-use super::task::Target;
+use super::task::{Begin, Target};
 use crate::store_all;
 use bytes::Bytes;
 use cairn_common::attr::FileKind;
@@ -280,7 +280,8 @@ impl<O: FuseOps> Filesystem for Adapter<O> {
     fn flush(&self, req: &Request, number: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
         let (ino, fh) = (ino(number), Fh(fh.0));
         let now = |ops: &O| ops.try_flush(ino, fh, owner.0);
-        self.try_change(req, reply, Target::NONE, now, |ops| ops.flush(caller(req), ino, fh, owner.0));
+        let later = |ops: Arc<O>| ops.flush(caller(req), ino, fh, owner.0);
+        self.try_begin(req, reply, Target::NONE, Begin::Now, now, later);
     }
 
     fn release(
@@ -295,7 +296,8 @@ impl<O: FuseOps> Filesystem for Adapter<O> {
     ) {
         let (ino, fh, owner) = (ino(number), Fh(fh.0), lock_owner.map(|owner| owner.0));
         let now = |ops: &O| ops.try_release(ino, fh, flags.0, owner);
-        self.try_change(req, reply, Target::NONE, now, |ops| ops.release(ino, fh, flags.0, owner));
+        let later = |ops: Arc<O>| ops.release(ino, fh, flags.0, owner);
+        self.try_begin(req, reply, Target::NONE, Begin::Now, now, later);
     }
 
     fn fsync(&self, req: &Request, number: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -399,7 +401,8 @@ impl<O: FuseOps> Filesystem for Adapter<O> {
     ) {
         let (ino, fh) = (ino(number), Fh(fh.0));
         let now = |ops: &O| ops.try_releasedir(ino, fh, flags.0);
-        self.try_change(req, reply, Target::NONE, now, |ops| ops.releasedir(ino, fh, flags.0));
+        let later = |ops: Arc<O>| ops.releasedir(ino, fh, flags.0);
+        self.try_begin(req, reply, Target::NONE, Begin::Now, now, later);
     }
 
     fn fsyncdir(&self, req: &Request, number: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
@@ -466,7 +469,8 @@ impl<O: FuseOps> Filesystem for Adapter<O> {
         reply: ReplyIoctl,
     ) {
         if cmd == store_all::COMMAND {
-            self.change(req, reply, |ops| ops.store_all());
+            // Whoever waits for it may leave at any time.
+            self.query(req, reply, |ops| ops.store_all());
         } else {
             // Without a word in the log, where fuser's default warns.
             reply.error(Errno::ENOTTY);

@@ -6,7 +6,7 @@ use super::interrupt::Interrupts;
 use super::near;
 use super::ops::{Fh, FuseOps, Make, ReadDir};
 use super::reply::{Answer, DirAnswer, DirBuffer};
-use super::task::{self, Target, Task, Unwanted};
+use super::task::{self, Begin, Target, Task, Unwanted};
 use cairn_common::error::{FsError, FsResult};
 use fuser::{FileHandle, INodeNo, ReplyEntry, Request};
 use std::future::Future;
@@ -78,8 +78,8 @@ impl<O: FuseOps> Adapter<O> {
             None => {
                 near::others_work();
                 let ops = Arc::clone(&self.ops);
-                let call = later(ops);
-                self.runtime.spawn(task::query(self.task(req, begun), call, reply));
+                let call = later(Arc::clone(&ops));
+                self.runtime.spawn(task::query(self.task(req, begun), ops, call, reply));
             }
         }
     }
@@ -107,6 +107,23 @@ impl<O: FuseOps> Adapter<O> {
         R: Answer<T>,
         F: Future<Output = FsResult<T>> + Send + 'static,
     {
+        self.try_begin(req, reply, target, Begin::WhenReachable, now, later);
+    }
+
+    /// The same, begun as `begin` says.
+    pub(super) fn try_begin<T, R, F>(
+        &self,
+        req: &Request,
+        reply: R,
+        target: Target,
+        begin: Begin,
+        now: impl FnOnce(&O) -> Option<FsResult<T>>,
+        later: impl FnOnce(Arc<O>) -> F,
+    ) where
+        T: Unwanted,
+        R: Answer<T>,
+        F: Future<Output = FsResult<T>> + Send + 'static,
+    {
         let begun = self.gate.stamp();
         match self.refused().or_else(|| now(&self.ops)) {
             Some(result) => {
@@ -117,7 +134,7 @@ impl<O: FuseOps> Adapter<O> {
                 near::others_work();
                 let ops = Arc::clone(&self.ops);
                 let call = later(Arc::clone(&ops));
-                self.runtime.spawn(task::change(self.task(req, begun), ops, call, reply, target));
+                self.runtime.spawn(task::change(self.task(req, begun), ops, call, reply, target, begin));
             }
         }
     }

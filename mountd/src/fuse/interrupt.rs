@@ -13,6 +13,7 @@
 //! only on the device where that was read.) Request numbers are not reused by the kernel, so
 //! an interrupt that came too late can't hit another request; it is dropped after a while.
 
+use crate::proc_status;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 const EARLY_MAX: usize = 1024;
 /// How long one is remembered: far longer than a thread takes from reading a request to registering it.
 const EARLY_FOR: Duration = Duration::from_secs(5);
+/// How long a process that ends waits for what it gives back: who waits for its end may count on that.
+const EXIT_CHECK: Duration = Duration::from_secs(1);
 /// How often a process that got a signal and still waits is looked at: is it dying?
 const DYING_CHECK: Duration = Duration::from_millis(200);
-/// SIGKILL (9) as a bit of the kernel's signal sets.
-const SIGKILL_BIT: u64 = 1 << 8;
 
 /// What to tell the kernel about an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +116,17 @@ impl Interrupt {
             tokio::time::sleep(DYING_CHECK).await;
         }
     }
+
+    /// Ready once the process is gone but for what it gives back, and has waited a while for that. Nobody may have
+    /// sent it a signal that is still pending.
+    pub async fn left(&self) {
+        loop {
+            tokio::time::sleep(EXIT_CHECK).await;
+            if proc_status::is_exiting(self.pid) {
+                return;
+            }
+        }
+    }
 }
 
 impl Drop for Interrupt {
@@ -129,18 +141,7 @@ fn is_dying(pid: u32) -> bool {
     if pid == 0 {
         return true;
     }
-    match std::fs::read_to_string(format!("/proc/{pid}/status")) {
-        Ok(status) => has_sigkill_pending(&status),
-        Err(_) => true,
-    }
-}
-
-fn has_sigkill_pending(status: &str) -> bool {
-    status
-        .lines()
-        .filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")))
-        .filter_map(|set| u64::from_str_radix(set.trim(), 16).ok())
-        .any(|set| set & SIGKILL_BIT != 0)
+    proc_status::read(pid).is_none_or(|status| proc_status::has_sigkill_pending(&status))
 }
 
 #[cfg(test)]
@@ -186,10 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn sigkill_is_found_in_either_set() {
-        assert!(!has_sigkill_pending("SigPnd:\t0000000000000000\nShdPnd:\t0000000000004000\n"));
-        assert!(has_sigkill_pending("SigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"));
-        assert!(has_sigkill_pending("SigPnd:\t0000000000000000\nShdPnd:\t0000000000000102\n"));
+    fn a_thread_that_cannot_be_seen_counts_as_dying() {
         assert!(!is_dying(std::process::id()));
         assert!(is_dying(0));
     }

@@ -4,6 +4,7 @@
 //! made here: requests are translated, results become replies, errors become errno.
 
 mod adapter;
+pub mod control;
 mod convert;
 mod dispatch;
 mod flags;

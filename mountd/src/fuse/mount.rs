@@ -3,14 +3,14 @@
 //! [`serve`] returns when the mount works: mounted, agreed with the kernel, threads running. It and
 //! [`Session::unmount`] block (the kernel may need answers of ours meanwhile), so they are not for async code.
 
+use super::control::Control;
 use super::dispatch::Adapter;
 use super::notify::FuseNotifier;
 use super::ops::FuseOps;
 use crate::{mount_point, table};
 use fuser::{Config, MountOption, SessionACL};
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,6 @@ use tracing::warn;
 
 /// The type in `/proc/mounts` is `fuse.` and this.
 const SUBTYPE: &str = "cairn";
-/// Where the kernel's control files usually are.
-const CONTROL: &str = "/sys/fs/fuse/connections";
 /// Threads that read requests. More do not help: what waits does so in tokio.
 const DEFAULT_THREADS: usize = 2;
 /// The kernel reads ahead 128 KiB on FUSE; a stream from a server wants larger and more requests. Not more
@@ -142,6 +140,12 @@ impl Session {
         &self.mountpoint
     }
 
+    /// `major:minor`, the kernel's name for the mount.
+    #[must_use]
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
     /// To take back what the kernel caches.
     #[must_use]
     pub fn notifier(&self) -> FuseNotifier {
@@ -188,10 +192,7 @@ impl Session {
 
     /// Through the kernel's control file system, mounted or not.
     fn abort_connection(&self) -> bool {
-        let connection = self.device.as_ref().and_then(|device| device.split_once(':'));
-        let Some((_major, minor)) = connection else { return false };
-        let file = format!("{minor}/abort");
-        fs::write(Path::new(CONTROL).join(&file), "1").is_ok() || abort_unmounted(&file).is_ok()
+        self.device.as_deref().is_some_and(|device| Control::open(device).and_then(|it| it.abort()).is_ok())
     }
 
     /// Whether what is mounted at our place is still us.
@@ -208,15 +209,6 @@ impl Session {
             result => result,
         }
     }
-}
-
-/// Writes to a control file where nobody has mounted their file system, as in most containers.
-fn abort_unmounted(file: &str) -> rustix::io::Result<()> {
-    let control = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_create(&control)?;
-    let root = rustix::mount::fsmount(&control, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    let file = rustix::fs::openat(&root, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(&file, b"1").map(drop)
 }
 
 /// Raises the kernel's read-ahead. Everything works without, only slower, so a failure is no error.

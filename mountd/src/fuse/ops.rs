@@ -6,9 +6,9 @@
 //! `None`. The async form runs as a tokio task. Going to another thread costs more than the call (45
 //! against 4 microseconds), so what can be answered in place should be.
 //!
-//! A task whose process is being killed is not waited for:
+//! A task whose process is being killed, or has waited long enough (`given_up`), is not waited for:
 //! - *queries* (marked so) are dropped at any `await`, so they count lookups without one after it;
-//! - *changes* run to their end, and what they return is given back by `forget` and `release`.
+//! - *changes* that were begun run to their end, and what they return is given back by `forget` and `release`.
 
 use super::gate::ReplyGate;
 use super::interrupt::Interrupt;
@@ -288,6 +288,16 @@ pub trait FuseOps: Send + Sync + 'static {
         None
     }
 
+    /// Waits until a change can be begun. An error is the change's: nothing of it happens then.
+    fn reachable(&self) -> impl Future<Output = FsResult<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+    /// Ready when whoever waits for an answer has waited long enough: it is told `TimedOut`. A change that was
+    /// begun goes on to its end, as for a process that is killed.
+    fn given_up(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     // --- Names
 
     fn try_lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Option<FsResult<Lookup>> {
@@ -553,7 +563,7 @@ pub trait FuseOps: Send + Sync + 'static {
         interrupt: Interrupt,
     ) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// Change: everything that was written so far is on stable storage.
+    /// Query: everything that was written so far is on stable storage.
     fn store_all(self: Arc<Self>) -> impl Future<Output = FsResult<()>> + Send {
         std::future::ready(Ok(()))
     }

@@ -18,31 +18,66 @@ pub struct Task {
     pub interrupt: Interrupt,
 }
 
-/// Runs a query: dropped when its process is being killed.
-pub async fn query<T: Timed, R: Answer<T>>(task: Task, future: impl Future<Output = FsResult<T>>, reply: R) {
+/// Runs a query: dropped when its process is being killed, or has waited long enough.
+pub async fn query<O: FuseOps, T: Timed, R: Answer<T>>(
+    task: Task,
+    ops: Arc<O>,
+    future: impl Future<Output = FsResult<T>>,
+    reply: R,
+) {
     let result = tokio::select! {
         biased;
         result = future => result,
-        () = task.interrupt.killed() => Err(FsError::Interrupted),
+        error = let_go(&task, &*ops, Begin::WhenReachable) => Err(error),
     };
     task.gate.send(task.begun, reply, result);
 }
 
-/// Runs a change: when its process is being killed, the process is let go, and the change runs to its
-/// end. What it then returns is given back.
+/// Why a process need not wait any longer, as soon as that is so.
+async fn let_go<O: FuseOps>(task: &Task, ops: &O, begin: Begin) -> FsError {
+    tokio::select! {
+        () = task.interrupt.killed() => FsError::Interrupted,
+        () = task.interrupt.left(), if begin == Begin::Now => FsError::Interrupted,
+        () = ops.given_up() => FsError::TimedOut,
+    }
+}
+
+/// When a change is begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// As soon as it can be carried out. It is not, if its process does not wait so long.
+    WhenReachable,
+    /// Now: it gives something back, which nobody would do later.
+    Now,
+}
+
+/// Runs a change. Once it is begun, and its process need not wait any longer, the process is let go, and the change
+/// runs to its end. What it then returns is given back.
 pub async fn change<O: FuseOps, T: Unwanted, R: Answer<T>>(
     task: Task,
     ops: Arc<O>,
     future: impl Future<Output = FsResult<T>>,
     reply: R,
     target: Target,
+    begin: Begin,
 ) {
+    if begin == Begin::WhenReachable {
+        let reachable = tokio::select! {
+            biased;
+            reachable = ops.reachable() => reachable,
+            () = task.interrupt.killed() => Err(FsError::Interrupted),
+        };
+        if let Err(error) = reachable {
+            return reply.answer(Err(error));
+        }
+    }
     let mut future = pin!(future);
-    tokio::select! {
+    let error = tokio::select! {
         biased;
         result = &mut future => return task.gate.send(task.begun, reply, result),
-        () = task.interrupt.killed() => reply.answer(Err(FsError::Interrupted)),
-    }
+        error = let_go(&task, &*ops, begin) => error,
+    };
+    reply.answer(Err(error));
     drop(task);
     if let Ok(value) = future.await {
         value.give_back(ops, target).await;

@@ -9,6 +9,7 @@ use crate::fuse::notify::Notice;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, Seq};
 use cairn_common::proto::meta::{DataLease, OpenState};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -138,7 +139,7 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
         }
     }
 
-    async fn hand_over_locks(&self) {
+    async fn hand_over_locks(self: Arc<Self>) {
         self.hand_over().await;
     }
 

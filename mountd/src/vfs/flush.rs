@@ -84,7 +84,11 @@ pub(super) fn start<M: MetaClient, D: DataClient>(
     spawn(vfs, complete(Arc::clone(vfs), receiver));
 }
 
-fn spawn<M: MetaClient, D: DataClient>(vfs: &Vfs<M, D>, task: impl Future<Output = ()> + Send + 'static) {
+/// Starts a task that ends with the vfs's token.
+pub(super) fn spawn<M: MetaClient, D: DataClient>(
+    vfs: &Vfs<M, D>,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
     let cancelled = vfs.cancel.clone().cancelled_owned();
     let task = async move {
         tokio::select! {
@@ -413,7 +417,14 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
 
     /// A segment could not be stored (yet): every file in it is told, and who waits.
     fn store_failed(&self, sealed: &Sealed, error: FsError) {
-        tracing::warn!(%error, segment = sealed.segment, "store written data");
+        // The first time of each kind; it is tried on and on.
+        if self.progress.borrow().stuck != Some(error) {
+            tracing::warn!(
+                target: "cairn",
+                "written data of {} files is not stored: {error}; it is tried again and again",
+                sealed.entries.iter().map(|entry| entry.ino).collect::<HashSet<_>>().len()
+            );
+        }
         let mut last = None;
         for entry in &sealed.entries {
             if last.replace(entry.ino) == Some(entry.ino) {

@@ -1,9 +1,9 @@
 //! Locks on files: asks who decides ([`FileLocks`]) and does what that takes. A waiter tries again when it
 //! is told of a release.
 
-use super::Vfs;
 use super::file_locks::{Decision, FileLocks, Released};
 use super::inode::{Inode, State};
+use super::{Vfs, flush};
 use crate::client::{DataClient, MetaClient, OpTicket};
 use crate::fuse::interrupt::Interrupt;
 use crate::fuse::ops::LockInfo;
@@ -11,6 +11,7 @@ use cairn_common::attr::Caller;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, SessionId};
 use cairn_common::namespace::op::{LockFamily, LockOwner, LockRequest, LockType, OpBody};
+use futures::FutureExt;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -60,8 +61,23 @@ enum Step<T, S> {
     Wait,
 }
 
+/// A process that asks for a lock.
+#[derive(Clone, Copy)]
+struct Asking<'a> {
+    caller: &'a Caller,
+    inode: &'a Arc<Inode>,
+    lock: LockRequest,
+    /// Its owner had taken no lock on the file before.
+    is_new: bool,
+    interrupt: &'a Interrupt,
+}
+
 impl<M: MetaClient, D: DataClient> Vfs<M, D> {
-    pub(super) async fn test_lock(&self, inode: &Inode, lock: LockRequest) -> FsResult<Option<LockInfo>> {
+    pub(super) async fn test_lock(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        lock: LockRequest,
+    ) -> FsResult<Option<LockInfo>> {
         let decided = self.decided(inode, |locks, session, sole| locks.test(session, sole, &lock), || ());
         let held = match decided.await {
             Ok(held) => held?,
@@ -77,19 +93,20 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     }
 
     pub(super) async fn set_lock(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
-        inode: &Inode,
+        inode: &Arc<Inode>,
         lock: LockRequest,
         wait: bool,
         interrupt: &Interrupt,
     ) -> FsResult<()> {
-        let known = inode.lock().locks.knows(lock.owner);
-        match self.try_lock(caller, inode, lock).await {
-            Err(FsError::WouldBlock) if known && lock.owner.family == LockFamily::Flock => {
+        let asking = Asking { caller, inode, lock, is_new: !inode.lock().locks.knows(lock.owner), interrupt };
+        match self.ask_for_lock(&asking).await {
+            Err(FsError::WouldBlock) if !asking.is_new && lock.owner.family == LockFamily::Flock => {
                 // As Linux does: a `flock` that changes its kind is given up first, also if the new one cannot be
                 // had. Else two holders that both want to become exclusive would wait for each other.
-                self.try_lock(caller, inode, LockRequest { kind: LockType::Unlock, ..lock }).await?;
+                let unlock = LockRequest { kind: LockType::Unlock, ..lock };
+                self.ask_for_lock(&Asking { lock: unlock, ..asking }).await?;
             }
             Err(FsError::WouldBlock) => {}
             other => return other,
@@ -98,12 +115,38 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             return Err(FsError::WouldBlock);
         }
         let notify = self.lock_waiters.join(inode.ino);
-        let result = self.wait_for_lock(caller, inode, lock, &notify, interrupt).await;
+        let result = self.wait_for_lock(&asking, &notify).await;
         self.lock_waiters.leave(inode.ino, notify);
         result
     }
 
-    async fn try_lock(&self, caller: &Caller, inode: &Inode, lock: LockRequest) -> FsResult<()> {
+    /// [`Vfs::try_lock`], unless its process need not wait for the server any longer. What was asked for may be
+    /// granted later, and nobody would know: so it is given up by what follows it in the operation log. Not if
+    /// its owner had locks on the file before, which would go with it; that one gives up both by its next
+    /// `unlock` or `close`.
+    async fn ask_for_lock(self: &Arc<Self>, asking: &Asking<'_>) -> FsResult<()> {
+        let Asking { caller, inode, lock, is_new, interrupt } = *asking;
+        let error = tokio::select! {
+            biased;
+            result = self.try_lock(caller, inode, lock) => return result,
+            () = interrupt.killed() => FsError::Interrupted,
+            () = self.meta.given_up() => FsError::TimedOut,
+        };
+        if is_new && lock.kind != LockType::Unlock {
+            let unlock = LockRequest { kind: LockType::Unlock, ..lock };
+            // Submitted at once if the lock was. The answer says nothing to anyone.
+            let _answer = self.try_lock(caller, inode, unlock).now_or_never();
+        }
+        Err(error)
+    }
+
+    /// May be dropped at any `await`: what was submitted stays in the operation log.
+    async fn try_lock(
+        self: &Arc<Self>,
+        caller: &Caller,
+        inode: &Arc<Inode>,
+        lock: LockRequest,
+    ) -> FsResult<()> {
         let decided = self.decided(
             inode,
             |locks, session, sole| locks.set(session, sole, &lock),
@@ -120,26 +163,19 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         }
     }
 
-    async fn wait_for_lock(
-        &self,
-        caller: &Caller,
-        inode: &Inode,
-        lock: LockRequest,
-        notify: &Notify,
-        interrupt: &Interrupt,
-    ) -> FsResult<()> {
+    async fn wait_for_lock(self: &Arc<Self>, asking: &Asking<'_>, notify: &Notify) -> FsResult<()> {
         loop {
             // Listening begins before the try: a release between the two is not missed.
             let mut released = std::pin::pin!(notify.notified());
             released.as_mut().enable();
-            match self.try_lock(caller, inode, lock).await {
+            match self.ask_for_lock(asking).await {
                 Err(FsError::WouldBlock) => {}
                 other => return other,
             }
             tokio::select! {
                 () = released => {}
                 () = tokio::time::sleep(RETRY) => {}
-                () = interrupt.signalled() => return Err(FsError::Interrupted),
+                () = asking.interrupt.signalled() => return Err(FsError::Interrupted),
                 () = self.cancel.cancelled() => return Err(FsError::Interrupted),
             }
         }
@@ -161,7 +197,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     }
 
     /// Another mount is about to be let in: the server decides about all locks when this returns.
-    pub(super) async fn hand_over(&self) {
+    pub(super) async fn hand_over(self: &Arc<Self>) {
         for inode in self.inodes.all() {
             // Nothing is asked of the server but what a move takes.
             let (Ok(()) | Err(())) =
@@ -170,10 +206,10 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     }
 
     /// The answer of `ask` if this mount decides, what `server` returned if the server does. What has to be
-    /// moved before is moved.
+    /// moved before is moved, in a task of its own: who asks may leave at any time.
     async fn decided<T, S>(
-        &self,
-        inode: &Inode,
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
         ask: impl Fn(&mut FileLocks, SessionId, bool) -> Decision<T>,
         server: impl Fn() -> S,
     ) -> Result<T, S> {
@@ -181,7 +217,10 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             match self.step(inode, &ask, &server) {
                 Step::Here(answer) => return Ok(answer),
                 Step::Server(asked) => return Err(asked),
-                Step::Move(session, told) => self.tell_server(inode, session, told).await,
+                Step::Move(session, told) => {
+                    let (vfs, inode) = (Arc::clone(self), Arc::clone(inode));
+                    flush::spawn(self, async move { vfs.tell_server(&inode, session, told).await });
+                }
                 Step::Wait => self.wait_for_move(inode).await,
             }
         }

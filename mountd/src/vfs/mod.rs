@@ -3,6 +3,7 @@
 
 pub mod atime;
 pub mod attr;
+pub mod away;
 pub mod dirs;
 pub mod events;
 pub mod file_locks;
@@ -29,6 +30,7 @@ use crate::fuse::gate::ReplyGate;
 use crate::fuse::notify::{Notice, NotifyThreads};
 use crate::fuse::ops::Fh;
 use crate::writeback::buffer::WriteBuffer;
+use away::LastKnown;
 use cairn_common::attr::{Attr, Caller};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, Seq};
@@ -123,6 +125,8 @@ pub struct Vfs<M, D> {
     inline_settled: Notify,
     /// Access times under way: one per open handle at most.
     touched: mpsc::UnboundedSender<atime::Sent>,
+    /// For whoever looks at the mount as a whole while the server is away.
+    last: LastKnown,
     notify: OnceLock<NotifyThreads>,
     /// Holds back what answers under way allow the kernel to cache.
     gate: Arc<ReplyGate>,
@@ -158,6 +162,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             commits: AtomicU64::new(0),
             inline_settled: Notify::new(),
             touched,
+            last: LastKnown::default(),
             notify: OnceLock::new(),
             gate: Arc::default(),
             cancel: CancellationToken::new(),

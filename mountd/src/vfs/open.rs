@@ -83,7 +83,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
                 }
             };
             let Some((opened, flush)) = answer else { continue };
-            if flush && let Err(error) = self.flush_inode(ino).await {
+            if flush && let Err(error) = self.while_answered(self.flush_inode(ino)).await {
                 self.close_handle(opened.fh, None);
                 return Err(error);
             }

@@ -39,6 +39,14 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
         Some(Arc::clone(&self.gate))
     }
 
+    async fn reachable(&self) -> FsResult<()> {
+        self.meta.reachable().await
+    }
+
+    async fn given_up(&self) {
+        self.call_given_up().await;
+    }
+
     fn try_lookup(&self, _caller: &Caller, parent: Ino, name: &[u8]) -> Option<FsResult<Lookup>> {
         self.find_missing(self.to_server(parent), name).map(Ok)
     }
@@ -101,7 +109,9 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
     }
 
     async fn getattr(self: Arc<Self>, _caller: Caller, ino: Ino, _fh: Option<Fh>) -> FsResult<AttrReply> {
-        Ok(self.attr_reply(self.attr_now(self.to_server(ino)).await?))
+        let ino = self.to_server(ino);
+        let attr = if self.is_root(ino) { self.root_attr().await } else { self.attr_now(ino).await };
+        Ok(self.attr_reply(attr?))
     }
 
     async fn setattr(
@@ -144,7 +154,7 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
     }
 
     async fn statfs(self: Arc<Self>) -> FsResult<StatFs> {
-        let stat = self.meta.statfs().await?;
+        let stat = self.space().await?;
         let unit = u64::from(FRAGMENT);
         let free = stat.available / unit;
         Ok(StatFs {
@@ -284,7 +294,7 @@ impl<M: MetaClient, D: DataClient> FuseOps for Vfs<M, D> {
     }
 
     async fn store_all(self: Arc<Self>) -> FsResult<()> {
-        self.store_everything().await
+        self.while_progress(self.store_everything()).await
     }
 
     async fn getlk(

@@ -36,7 +36,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             }
             // Everything behind moves: what is dirty must be at the server first.
             FallocateMode::CollapseRange | FallocateMode::InsertRange => {
-                self.flush_inode(ino).await?;
+                self.while_answered(self.flush_inode(ino)).await?;
             }
             FallocateMode::PunchHole => {}
         }
@@ -75,7 +75,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
 
     /// Bytes of `start..end` that no extent holds; counted until there are more than `enough`.
     async fn missing(&self, ino: Ino, start: u64, end: u64, enough: u64) -> FsResult<u64> {
-        self.flush_inode(ino).await?;
+        self.while_answered(self.flush_inode(ino)).await?;
         let (mut at, mut missing) = (start, 0);
         for _ in 0..PAGES_MAX {
             let page = self.extent_page(ino, at, end).await?;
@@ -107,8 +107,8 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let from = self.file(copy.from_fh)?.inode.ino;
         let file = self.writable_file(copy.to_fh)?;
         let to = file.inode.ino;
-        self.flush_inode(from).await?;
-        self.flush_inode(to).await?;
+        self.while_answered(self.flush_inode(from)).await?;
+        self.while_answered(self.flush_inode(to)).await?;
         let body = OpBody::CloneRange {
             from,
             from_offset: copy.from_offset,

@@ -87,7 +87,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     ) -> FsResult<()> {
         for _ in 0..TRIES {
             if !self.appends_at_server(write) && self.may_buffer(&file.inode).await? {
-                if self.write_buffered(file, write, data).await? {
+                if self.while_answered(self.write_buffered(file, write, data)).await? {
                     return Ok(());
                 }
             } else if self.write_through(caller, &file.inode, write, data).await? {
@@ -241,7 +241,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         let ino = inode.ino;
         // What was buffered before the lease was recalled comes first: stored after this write, it
         // would replace it.
-        self.flush_inode(ino).await?;
+        self.while_answered(self.flush_inode(ino)).await?;
         let inline = self.may_inline(inode, data);
         let (placed, block) = self.store_alone(ino, write.offset, data, inline).await?;
         let length = data.len() as u64;

@@ -4,7 +4,7 @@ use super::Mounted;
 use cairn_common::ids::Ino;
 use cairn_mountd::fuse::mount::MountOptions;
 use cairn_mountd::fuse::notify::KernelNotify;
-use cairn_mountd::store_all::store_all;
+use cairn_mountd::store_all::{self, store_all};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags};
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -407,10 +407,10 @@ fn an_unmount_from_outside_ends_the_session() {
 #[test]
 fn everything_is_stored_on_request() {
     let Some(m) = Mounted::new(true) else { return };
-    assert_eq!(store_all(m.dir.path()), Ok(std::process::id()));
+    assert_eq!(store_all(&store_all::open(m.dir.path()).unwrap()), Ok(std::process::id()));
     assert!(m.fs.take_record().contains(&"store_all".to_owned()));
     // Elsewhere nobody knows the question.
-    assert_eq!(store_all(Path::new("/proc")), Err(rustix::io::Errno::NOTTY));
+    assert_eq!(store_all(&store_all::open(Path::new("/proc")).unwrap()), Err(rustix::io::Errno::NOTTY));
 }
 
 #[test]

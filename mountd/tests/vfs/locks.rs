@@ -40,7 +40,9 @@ impl Mount {
 
     async fn another_comes(&self) {
         self.vfs.shared(2).await;
-        tokio::time::timeout(LIMIT, self.vfs.hand_over_locks()).await.expect("it does not wait for ever");
+        tokio::time::timeout(LIMIT, Arc::clone(&self.vfs).hand_over_locks())
+            .await
+            .expect("it does not wait for ever");
     }
 }
 

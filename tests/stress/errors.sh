@@ -1,0 +1,392 @@
+#!/usr/bin/env bash
+# What programs and people see while servers are away: hard mounts wait and go on, soft ones tell in time, signals end every wait,
+# df, cairn status and umount end in seconds, and a watchdog frees the users of a mount that is beyond help.
+# Usage: errors.sh [PART...]     makes a cluster of its own; root, because it mounts
+set -euo pipefail
+. "$(dirname "$0")/../../scripts/lib.sh"
+is_root || skip "umount and ordinary users need root"
+need_packages python3 fuse3 jq
+lib_trap
+work_dir
+parts=${*:-signals hard soft alone figures umount watchdog user}
+failed=0
+fail() { echo "FAILED: $*"; failed=1; }
+ok() { echo "ok      $*"; }
+now_ms() { echo $(($(date +%s%N) / 1000000)); }
+# in_ms LIMIT WHAT: since the last `clock=$(now_ms)`.
+in_ms() {
+    local ms=$(($(now_ms) - clock))
+    if [ "$ms" -le "$1" ]; then ok "$2: $ms ms"; else fail "$2 took $ms ms"; fi
+}
+WAITS=$ROOT/tests/stress/waits.py
+# The helper that umount(8) calls, without an installation.
+ln -s "$(bin cairn-mountd)" "$WORK_DIR/umount.cairn"
+export CAIRN_RUN_DIR=$WORK_DIR/run
+
+# ---- faults ----------------------------------------------------------------------------------------------------------
+
+fault() {
+    case $1 in
+        meta-killed) kill_hard "$META_PID" ;;
+        meta-stopped) kill -STOP "$META_PID" ;;
+        data-killed) kill_hard "$DATA_PID" ;;
+        data-stopped) kill -STOP "$DATA_PID" ;;
+        both-killed) kill_hard "$META_PID"; kill_hard "$DATA_PID" ;;
+        both-stopped) kill -STOP "$META_PID" "$DATA_PID" ;;
+    esac
+}
+heal() {
+    case $1 in
+        meta-killed) meta_start ;;
+        data-killed) data_start ;;
+        both-killed) meta_start && data_start ;;
+        meta-stopped) kill -CONT "$META_PID" ;;
+        data-stopped) kill -CONT "$DATA_PID" ;;
+        both-stopped) kill -CONT "$META_PID" "$DATA_PID" ;;
+    esac
+}
+
+# ---- calls that wait -------------------------------------------------------------------------------------------------
+
+# The calls that need the metadata daemon, and those that need the data daemon. Locks are asked for at the server, as there are two mounts.
+META_CALLS="stat list open create mkdir rename link symlink unlink chmod truncate setxattr append fsyncdir flock lockf unlock"
+DATA_CALLS="read fsync"
+
+declare -A CALLERS=()
+# stage NAME MNT CALL...: each call is ready to go, in a directory of its own.
+stage() {
+    local name=$1 mnt=$2 call
+    shift 2
+    STAGE=$name
+    CALLERS=()
+    mkdir -p "$WORK_DIR/marks"
+    for call in "$@"; do
+        mkdir -p "$mnt/$name/$call"
+        if [ "$call" = read ]; then
+            head -c 300000 /dev/zero >"$MNT_B/$name/$call/file"
+            sync "$MNT_B/$name/$call/file"
+        fi
+        python3 "$WAITS" "$call" "$mnt/$name/$call" "$(mark "$call")" 2>>"$WORK_DIR/waits.log" &
+        CALLERS[$call]=$!
+        LIB_PIDS+=("$!")
+    done
+    for call in "$@"; do wait_until 20 test -e "$(mark "$call").ready" || { fail "$name: $call does not get ready"; return 1; }; done
+}
+mark() { echo "$WORK_DIR/marks/$STAGE-$1"; }
+go() {
+    local call
+    for call in "${!CALLERS[@]}"; do touch "$(mark "$call").go"; done
+}
+waiting() { for call in "${!CALLERS[@]}"; do [ ! -e "$(mark "$call").done" ] || { echo "$call"; return 1; }; done; }
+all_done() { for call in "${!CALLERS[@]}"; do [ -e "$(mark "$call").done" ] || return 1; done; }
+all_gone() { for call in "${!CALLERS[@]}"; do gone "${CALLERS[$call]}" || return 1; done; }
+who_is_left() { for call in "${!CALLERS[@]}"; do gone "${CALLERS[$call]}" || echo -n "$call "; done; }
+
+# ends_by_signal SIGNAL FAULT CALL...: all wait, and none does any more after the signal.
+ends_by_signal() {
+    local signal=$1 fault=$2 early
+    shift 2
+    stage "signal-$signal-$fault" "$MNT_A" "$@" || return 0
+    fault "$fault"
+    go
+    sleep 0.5
+    early=$(waiting) || fail "$fault: $early did not wait: $(cat "$(mark "$early").done")"
+    clock=$(now_ms)
+    kill "-$signal" "${CALLERS[@]}"
+    wait_until 5 all_gone || fail "$fault: SIG$signal does not end $(who_is_left)"
+    in_ms 2000 "$fault: SIG$signal ends $# waits"
+    heal "$fault"
+}
+signals() {
+    local signal
+    for signal in KILL INT; do
+        ends_by_signal "$signal" meta-stopped $META_CALLS
+        ends_by_signal "$signal" data-stopped $DATA_CALLS
+    done
+    ends_by_signal INT meta-killed $META_CALLS
+    ends_by_signal KILL data-killed $DATA_CALLS
+    # Who was killed while it waited for a lock holds none, here or there.
+    for mnt in "$MNT_A" "$MNT_B"; do
+        for call in flock lockf; do
+            timeout 20 python3 -c 'import fcntl,sys; f=open(sys.argv[1],"r+"); fcntl.flock(f, fcntl.LOCK_EX); fcntl.lockf(f, fcntl.LOCK_EX)' \
+                "$mnt/signal-KILL-meta-stopped/$call/file" || fail "a killed process holds the lock of $call"
+        done
+    done
+}
+
+# ---- hard: wait, say so once, go on ----------------------------------------------------------------------------------
+
+hard() {
+    local fault call from log=$WORK_DIR/mount-mnt-a.log
+    for fault in meta-killed both-killed meta-stopped; do
+        from=$(wc -l <"$log")
+        stage "hard-$fault" "$MNT_A" $META_CALLS $DATA_CALLS || return 0
+        fault "$fault"
+        go
+        sleep 3
+        heal "$fault"
+        clock=$(now_ms)
+        wait_until 30 all_done || { fail "$fault: still waiting after the servers are back: $(who_is_left)"; continue; }
+        in_ms 5000 "$fault: all go on"
+        for call in "${!CALLERS[@]}"; do
+            [ "$(cut -d' ' -f1 "$(mark "$call").done")" = 0 ] || fail "$fault: $call saw errno $(cat "$(mark "$call").done")"
+        done
+        tail -n "+$((from + 1))" "$log" >"$WORK_DIR/said"
+        [ "$(grep -c "can't connect" "$WORK_DIR/said")" -le 2 ] && ! grep -q ERROR "$WORK_DIR/said" || fail "$fault: the log says $(cat "$WORK_DIR/said")"
+    done
+    case $parts in *hard*) grep -q "can't connect" "$log" || fail "the log does not say what is away" ;; esac
+}
+
+# ---- soft: an error in time, and nothing twice -----------------------------------------------------------------------
+
+soft() {
+    local fault call line ms number at timeo=2000
+    mount_at "$WORK_DIR/soft" "allow_other,soft,timeo=${timeo}ms" || { fail "no soft mount"; return; }
+    SOFT_PID=$MOUNT_PID
+    for fault in meta-killed meta-stopped data-stopped; do
+        case $fault in data-*) calls=$DATA_CALLS ;; *) calls=$META_CALLS ;; esac
+        stage "soft-$fault" "$WORK_DIR/soft" $calls || return 0
+        fault "$fault"
+        go
+        wait_until 15 all_done || fail "soft, $fault: no error in 15 s: $(who_is_left)"
+        for call in $calls; do
+            line=$(cat "$(mark "$call").done" 2>/dev/null || echo "none 0")
+            number=${line% *} ms=${line#* }
+            # 5 is EIO. Several have to ask more than once, look at the root first, and the kernel lets one after the other ask for the
+            # directory that they share.
+            [ "$number" = 5 ] && [ "$ms" -ge 1500 ] && [ "$ms" -le $((timeo + 3000)) ] || fail "soft, $fault: $call: errno $number after $ms ms"
+        done
+        ok "soft, $fault: errors in time"
+        heal "$fault"
+        # The mount works on, and what was told failed has happened once or not at all.
+        works() { timeout 5 mkdir "$WORK_DIR/soft/soft-$fault/works"; }
+        wait_until 30 works || fail "soft, $fault: the mount does not go on"
+        at=$MNT_B/soft-$fault
+        case $fault in meta-*)
+            [ "$(find "$at" -mindepth 2 -name new -o -mindepth 2 -name dir -o -mindepth 2 -name symbolic | wc -l)" -le 3 ] || fail "soft, $fault: too many names"
+            [ "$(ls "$at/rename" | wc -l)" = 1 ] || fail "soft, $fault: a renamed file has names $(ls "$at/rename")"
+            [ "$(stat -c %h "$at/link/file")" = "$(ls "$at/link" | wc -l)" ] || fail "soft, $fault: a wrong link count"
+            [ "$(stat -c %s "$at/append/file")" -le 7 ] || fail "soft, $fault: appended twice"
+            timeout 20 flock -n "$at/flock/file" true || fail "soft, $fault: a lock that was told failed is held"
+            ;;
+        esac
+    done
+    umount "$WORK_DIR/soft" || fail "umount of the soft mount"
+    wait_until 20 gone "$SOFT_PID" || fail "the soft mount's daemon stays"
+}
+
+# A soft mount that is alone knows its names, so that the calls come as far as the change itself. What was sent and not answered may
+# happen later, and only once; what could not be sent does not happen.
+alone() {
+    local fault call at=$WORK_DIR/alone happened
+    unmount "$MNT_A" && unmount "$MNT_B" && wait_until 20 gone "$MNT_A_PID" && wait_until 20 gone "$MNT_B_PID" || fail "umount"
+    mount_at "$at" "allow_other,soft,timeo=2s" || { fail "no soft mount"; return; }
+    for fault in meta-killed meta-stopped; do
+        stage "alone-$fault" "$at" create mkdir rename link symlink unlink chmod truncate setxattr fsyncdir || return 0
+        for call in "${!CALLERS[@]}"; do ls -l "$at/$STAGE/$call" >/dev/null; done
+        fault "$fault"
+        go
+        wait_until 15 all_done || fail "alone, $fault: no error in 15 s: $(who_is_left)"
+        for call in "${!CALLERS[@]}"; do
+            line=$(cat "$(mark "$call").done" 2>/dev/null || echo "none 0")
+            [ "${line% *}" = 5 ] && [ "${line#* }" -ge 1500 ] && [ "${line#* }" -le 4000 ] || fail "alone, $fault: $call: errno ${line% *} after ${line#* } ms"
+        done
+        heal "$fault"
+        works() { timeout 5 mkdir "$at/$STAGE/works"; }
+        wait_until 30 works || fail "alone, $fault: the mount does not go on"
+        happened=$(find "$at/$STAGE" -mindepth 2 \( -name new -o -name dir -o -name symbolic -o -name moved -o -name linked \) | wc -l)
+        [ "$(ls "$at/$STAGE/rename" | wc -l)" = 1 ] && [ "$(stat -c %h "$at/$STAGE/link/file")" = "$(ls "$at/$STAGE/link" | wc -l)" ] || fail "alone, $fault: half done"
+        case $fault in
+            meta-killed) [ "$happened" = 0 ] || fail "alone, $fault: $happened changes happened that were told failed before they could be sent" ;;
+            *) [ "$happened" -le 5 ] || fail "alone, $fault: $happened changes" ;;
+        esac
+        ok "alone, $fault: errors in time; $happened of 5 happened all the same"
+    done
+    timeout 60 "$(bin cairn)" fsck --meta "$META_ADDR" >"$WORK_DIR/fsck" 2>&1 || fail "fsck after all this: $(cat "$WORK_DIR/fsck")"
+    unmount "$at" || fail "umount of the soft mount"
+    mount_at "$MNT_A" allow_other && MNT_A_PID=$MOUNT_PID && cluster_second || fail "no mounts"
+}
+
+# ---- df, cairn status ------------------------------------------------------------------------------------------------
+
+figures() {
+    local fault before
+    before=$(df --output=size "$MNT_A" | tail -n 1)
+    for fault in meta-killed meta-stopped data-killed data-stopped both-killed both-stopped; do
+        fault "$fault"
+        clock=$(now_ms)
+        if timeout 20 df --output=size "$MNT_A" >"$WORK_DIR/df" 2>&1; then
+            [ "$(tail -n 1 "$WORK_DIR/df")" -gt 0 ] || fail "$fault: df says $(cat "$WORK_DIR/df") where it was $before"
+        else fail "$fault: df: $(cat "$WORK_DIR/df")"; fi
+        in_ms 2000 "$fault: df"
+        clock=$(now_ms)
+        timeout 20 stat -f "$MNT_A" >/dev/null && timeout 20 stat "$MNT_A" >/dev/null || fail "$fault: stat of the mount point"
+        in_ms 2000 "$fault: stat of the mount point"
+        clock=$(now_ms)
+        timeout 20 "$(bin cairn)" status --meta "$META_ADDR" >"$WORK_DIR/status" 2>&1 && fail "$fault: cairn status says that all is well"
+        in_ms 2000 "$fault: cairn status"
+        case $fault in
+            data-*) grep -q "$DATA_ADDR DOES NOT ANSWER" "$WORK_DIR/status" ;;
+            *) grep -q "metadata daemon at $META_ADDR does not answer" "$WORK_DIR/status" ;;
+        esac || fail "$fault: cairn status does not name it: $(cat "$WORK_DIR/status")"
+        heal "$fault"
+        back() { timeout 5 mkdir -p "$MNT_A/figures-$fault"; }
+        wait_until 40 back || fail "$fault: the mount does not come back"
+    done
+    clock=$(now_ms)
+    # An address that nobody answers at (RFC 5737).
+    timeout 20 "$(bin cairn)" status --meta 192.0.2.1:1 >"$WORK_DIR/status" 2>&1 && fail "cairn status of nobody succeeds"
+    in_ms 2000 "cairn status of a host that is not there"
+}
+
+# ---- umount ----------------------------------------------------------------------------------------------------------
+
+plain_umount() { timeout 90 "$WORK_DIR/umount.cairn" "$@" >"$WORK_DIR/umount.log" 2>&1; }
+umount_() {
+    local fault
+    for fault in meta-killed meta-stopped both-stopped; do
+        mount_at "$WORK_DIR/um" allow_other || { fail "no mount"; return; }
+        ls "$WORK_DIR/um" >/dev/null
+        sync -f "$WORK_DIR/um"
+        fault "$fault"
+        clock=$(now_ms)
+        plain_umount "$WORK_DIR/um" || fail "$fault: umount with nothing to store: $(cat "$WORK_DIR/umount.log")"
+        in_ms 8000 "$fault: umount with nothing to store"
+        is_mounted "$WORK_DIR/um" && { fail "$fault: still mounted"; umount -l "$WORK_DIR/um"; }
+        wait_until 30 gone "$MOUNT_PID" || fail "$fault: the daemon stays"
+        heal "$fault"
+    done
+    for fault in data both; do
+        mount_at "$WORK_DIR/um" "allow_other,logfile=$WORK_DIR/um-$fault.log" || { fail "no mount"; return; }
+        mkdir -p "$WORK_DIR/um/umount"
+        exec 8>"$WORK_DIR/um/umount/$fault"
+        fault data-stopped
+        head -c 300000 /dev/zero >&8
+        exec 8>&-
+        [ "$fault" = data ] || fault meta-killed
+        clock=$(now_ms)
+        plain_umount "$WORK_DIR/um" && fail "$fault: umount succeeds though data can't be stored"
+        in_ms 15000 "$fault: umount with something to store fails"
+        is_mounted "$WORK_DIR/um" && [ "$(wc -l <"$WORK_DIR/umount.log")" = 1 ] || fail "$fault: $(cat "$WORK_DIR/umount.log")"
+        clock=$(now_ms)
+        plain_umount -f "$WORK_DIR/um" || fail "$fault: umount -f: $(cat "$WORK_DIR/umount.log")"
+        in_ms 2000 "$fault: umount -f"
+        is_mounted "$WORK_DIR/um" && { fail "$fault: umount -f leaves the mount"; umount -l "$WORK_DIR/um"; }
+        # It still tries to store what it has; a signal says that nobody waits for that.
+        clock=$(now_ms)
+        kill -TERM "$MOUNT_PID" 2>/dev/null || true
+        wait_until 30 gone "$MOUNT_PID" || fail "$fault: the daemon does not end on SIGTERM"
+        in_ms 8000 "$fault: the daemon ends on SIGTERM"
+        grep -q "written data is lost: '$fault'" "$WORK_DIR/um-$fault.log" || fail "$fault: nobody says what is lost: $(cat "$WORK_DIR/um-$fault.log")"
+        [ "$fault" = data ] || heal meta-killed
+        heal data-stopped
+    done
+    # A program inside does not keep a mount that is ended by force.
+    mount_at "$WORK_DIR/um" allow_other || { fail "no mount"; return; }
+    (cd "$WORK_DIR/um" && exec sleep 60) &
+    LIB_PIDS+=("$!")
+    inside() { [ "$(readlink "/proc/$!/cwd")" = "$WORK_DIR/um" ]; }
+    wait_until 5 inside || fail "nobody is inside"
+    plain_umount "$WORK_DIR/um" && fail "umount of a busy mount"
+    plain_umount -f "$WORK_DIR/um" && ! is_mounted "$WORK_DIR/um" && ok "umount -f of a busy mount" || fail "umount -f of a busy mount: $(cat "$WORK_DIR/umount.log")"
+    kill "$!" 2>/dev/null || true
+    wait_until 20 gone "$MOUNT_PID" || fail "umount -f: the daemon stays"
+}
+
+# ---- the watchdog ----------------------------------------------------------------------------------------------------
+
+# wait_and_die WHAT: the caller of the staged call ends within 20 s of SIGKILL, and its mount is dead.
+freed() {
+    clock=$(now_ms)
+    kill -KILL "${CALLERS[@]}" 2>/dev/null || true
+    wait_until "$2" all_gone || fail "$1: $(who_is_left) can't be killed"
+    in_ms "$(($2 * 1000))" "$1: its user is freed"
+    wait_until 20 gone "$MOUNT_PID" || fail "$1: the daemon stays"
+}
+WATCH_LOG=$WORK_DIR/watchdog.log
+watched() { mount_at "$WORK_DIR/wd" "allow_other,watchdog=5s,logfile=$WATCH_LOG" || { fail "no mount"; return 1; }; }
+watchdog() {
+    local before
+    # Servers that are away are no reason, nor is a daemon that somebody has stopped.
+    watched || return 0
+    stage watchdog-waits "$WORK_DIR/wd" mkdir lockf || return 0
+    fault both-stopped
+    go
+    # Longer than it would take to be ended, looks included.
+    sleep 9
+    heal both-stopped
+    wait_until 40 all_done && [ "$(cut -d' ' -f1 "$(mark mkdir).done")" = 0 ] && ok "a mount that waits for its servers is left alone" || fail "a mount that waits was ended"
+    stage watchdog-stopped "$WORK_DIR/wd" mkdir || return 0
+    kill -STOP "$MOUNT_PID"
+    go
+    # Longer than it would take to be ended, looks included.
+    sleep 9
+    kill -CONT "$MOUNT_PID"
+    wait_until 20 all_done && [ "$(cut -d' ' -f1 "$(mark mkdir).done")" = 0 ] && ok "a daemon that was stopped goes on" || fail "a daemon that was stopped was ended"
+    [ ! -s "$WATCH_LOG" ] || ! grep -q "get errors from now on" "$WATCH_LOG" || fail "the watchdog bites: $(cat "$WATCH_LOG")"
+
+    # All threads but the first are held by a debugger: as dead-locked ones, they answer nothing.
+    stage watchdog-wedged "$WORK_DIR/wd" mkdir || return 0
+    python3 "$ROOT/tests/stress/hold_threads.py" "$MOUNT_PID" "$WORK_DIR/held" 2>>"$WORK_DIR/waits.log" &
+    LIB_PIDS+=("$!")
+    if wait_until 10 test -e "$WORK_DIR/held"; then
+        go
+        sleep 0.5
+        freed "a daemon whose threads are stuck" 20
+        grep -q "has answered nothing for 5 s" "$WATCH_LOG" || fail "the log does not tell of the stuck daemon: $(cat "$WATCH_LOG")"
+        [ "$(grep -c "get errors from now on" "$WATCH_LOG")" = 1 ] || fail "not one line: $(cat "$WATCH_LOG")"
+    else
+        echo "skipped: threads cannot be held here (ptrace is not allowed)"
+        kill_hard "$MOUNT_PID"
+    fi
+    umount -l "$WORK_DIR/wd"
+
+    # Killed while a thread waits in the kernel for a page that only this daemon would fill.
+    before=$(wc -l <"$WATCH_LOG")
+    watched || return 0
+    stage watchdog-killed "$WORK_DIR/wd" read || return 0
+    fault data-stopped
+    go
+    sleep 0.5
+    # The other mount writes to the file: this one's pages have to go.
+    (echo x >>"$MNT_B/watchdog-killed/read/file") &
+    LIB_PIDS+=("$!")
+    stuck() { grep -qs "^State:.D" /proc/"$MOUNT_PID"/task/*/status; }
+    wait_until 10 stuck && echo "a thread of the daemon waits in the kernel" || fail "no thread waits in the kernel"
+    kill -KILL "$MOUNT_PID"
+    freed "a daemon that was killed and can't end" 25
+    tail -n "+$((before + 1))" "$WATCH_LOG" | grep -q "was killed and can't end" || fail "the log does not tell of the dying daemon: $(cat "$WATCH_LOG")"
+    umount -l "$WORK_DIR/wd" 2>/dev/null || true
+    heal data-stopped
+    wait_until 40 test -s "$MNT_B/watchdog-killed/read/file" || fail "the other mount does not go on"
+}
+
+# ---- a dead mount of an ordinary user --------------------------------------------------------------------------------
+
+user() {
+    local mnt=$WORK_DIR/home/mnt mode daemon
+    mkdir -p "$WORK_DIR/home"
+    chown nobody "$WORK_DIR/home"
+    mode=$(stat -c %a /dev/fuse)
+    at_end "chmod $mode /dev/fuse"
+    chmod 666 /dev/fuse
+    LIB_MOUNTS+=("$mnt")
+    as_user() { setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME="$WORK_DIR/home" XDG_RUNTIME_DIR="$WORK_DIR/home" CAIRN_RUN_DIR= "$@"; }
+    as_user mkdir "$mnt"
+    as_user timeout 30 "$(bin cairn-mountd)" "$META_ADDR:/" "$mnt" </dev/null >"$WORK_DIR/user.log" 2>&1 || { fail "no mount of an ordinary user: $(cat "$WORK_DIR/user.log")"; return; }
+    daemon=$(pgrep -u nobody -f -- "cairn-mountd .*$mnt\$")
+    kill_hard "$daemon"
+    as_user timeout 30 "$(bin cairn-mountd)" "$META_ADDR:/" "$mnt" </dev/null >"$WORK_DIR/user.log" 2>&1 || fail "a dead mount of an ordinary user is in the way: $(cat "$WORK_DIR/user.log")"
+    grep -q 'took away a dead mount' "$WORK_DIR/user.log" && [ "$(grep -c " $mnt " /proc/self/mounts)" = 1 ] && as_user ls "$mnt" >/dev/null && ok "a dead mount of an ordinary user is replaced" ||
+        fail "a dead mount of an ordinary user: $(cat "$WORK_DIR/user.log")"
+    as_user fusermount3 -u "$mnt" || fail "fusermount3 -u"
+}
+
+cluster_start 2
+for part in $parts; do
+    from=$SECONDS
+    case $part in umount) umount_ ;; *) "$part" ;; esac
+    echo "$part: $((SECONDS - from)) s"
+done
+cluster_stop || fail "the cluster did not end cleanly"
+exit $failed
