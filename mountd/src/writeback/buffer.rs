@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 const ENTRIES_MAX: usize = 8192;
 /// A write that two segments share is cut at a multiple of this in its file: what is within one page of a file is committed at once or
 /// not at all, as on a disk, also when the mount dies between the two.
-const PAGE: u64 = 4096;
+const PAGE: usize = 4096;
 /// The rest of an arena that is too short to be worth another block.
 const REST_MIN: usize = 256 << 10;
 
@@ -242,7 +242,7 @@ impl State {
             return true;
         }
         // Less than a page of the open one may stay empty; behind that the write goes on at a page.
-        let needed = (length - in_open.saturating_sub(PAGE as usize - 1)).div_ceil(BLOCK_MAX);
+        let needed = (length - in_open.saturating_sub(PAGE - 1)).div_ceil(BLOCK_MAX);
         if self.arenas_max - self.arenas >= needed {
             return true;
         }
@@ -335,7 +335,7 @@ fn fitting(offset: u64, length: usize, room: usize) -> usize {
     if length <= room {
         return length;
     }
-    let beyond_page = (offset + room as u64) % PAGE;
+    let beyond_page = (offset + room as u64) % PAGE as u64;
     room.saturating_sub(usize::try_from(beyond_page).expect("shorter than a page"))
 }
 
@@ -386,8 +386,8 @@ mod tests {
         let data: Vec<u8> = (0..=250u8).cycle().take(BLOCK_MAX).collect();
         let placed = buffer.append(Ino(4), 50, &data).unwrap();
         assert_eq!(placed.len(), 2);
-        assert_eq!((50 + u64::from(placed[0].1)) % PAGE, 0);
-        assert!(BLOCK_MAX - 1100 - (placed[0].1 as usize) < PAGE as usize);
+        assert_eq!((50 + u64::from(placed[0].1)) % PAGE as u64, 0);
+        assert!(BLOCK_MAX - 1100 - (placed[0].1 as usize) < PAGE);
         let parts = placed.iter().map(|(slot, length)| buffer.read(*slot, *length as usize));
         assert_eq!(parts.collect::<Vec<_>>().concat(), data);
     }
