@@ -199,7 +199,10 @@ old_round() {
     meta_start && load_start "$MNT_A" "$name-meta" || return 1
     # What the mount has not stored by then is lost with its session, which the old copy does not know.
     load_end "$LOAD_PID" "$name-meta" && no_error "$name-meta" && sync -f "$MNT_A" || return 1
-    stop "$META_PID" && meta_start && stop "$META_PID" || return 1
+    # One more start that the mount has met: the old copy's next one must be lower than the last that it knows.
+    stop "$META_PID" || return 1
+    from=$(lines_of mount-mnt-a)
+    meta_start && wait_until 30 log_says mount-mnt-a "$from" "connected to the metadata daemon" && stop "$META_PID" || return 1
     swap "$WORK_DIR/meta" "$WORK_DIR/old-meta"
     from=$(lines_of mount-mnt-a)
     meta_start || return 1
