@@ -437,21 +437,24 @@ impl Session {
     // --- Events
 
     async fn run_events<S: EventSink>(self: Arc<Self>, sink: Arc<S>) {
-        let mut received = (Epoch(0), 0);
+        let mut received = 0;
+        let mut of = (Epoch(0), SessionId(0));
         loop {
             let Ok(attached) = self.calls.attached().await else { return };
-            if received.0 != attached.epoch {
-                received = (attached.epoch, 0);
+            // Also of the session: a metadata directory that was put back repeats epochs, with other numbers of events.
+            if of != (attached.epoch, attached.session) {
+                (of, received) = ((attached.epoch, attached.session), 0);
             }
             let wait = u64::try_from(EVENTS_WAIT.as_millis()).unwrap_or(u64::MAX);
             let context = context_within(EVENTS_WAIT + Duration::from_secs(10));
-            match attached.client().events(context, attached.session, received.1, wait).await {
+            match attached.client().events(context, attached.session, received, wait).await {
                 Ok(Ok(events)) => {
                     self.calls.heard();
-                    for event in events.into_iter().filter(|event| event.id > received.1).collect::<Vec<_>>()
-                    {
-                        received.1 = event.id;
-                        self.handle(event, &sink);
+                    for event in events {
+                        if event.id > received {
+                            received = event.id;
+                            self.handle(event, &sink);
+                        }
                     }
                 }
                 Ok(Err(error)) if error.is_transient() => refused_pause(&attached).await,

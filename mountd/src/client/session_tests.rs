@@ -26,6 +26,8 @@ struct Forgetful {
     held: tokio::sync::Mutex<()>,
     /// Operations that were applied.
     applied: AtomicU64,
+    /// Sessions that asked for events, and the last that each had then.
+    events_asked: Mutex<Vec<(SessionId, u64)>>,
 }
 
 impl Forgetful {
@@ -76,6 +78,14 @@ impl Forgetful {
                 pending().await
             }
             Asked::Sync { through, .. } => Answer::Sync(Ok(through)),
+            Asked::Events { session, received, .. } => {
+                self.events_asked.lock().push((session, received));
+                if received > 0 || session != SessionId(1) {
+                    return pending().await;
+                }
+                let body = EventBody::LockReleased { ino: Ino(2) };
+                Answer::Events(Ok(vec![Event { id: 100, body }]))
+            }
             _ => pending().await,
         }
     }
@@ -331,5 +341,18 @@ async fn a_hard_session_never_gives_up() {
     let _ticket = session.submit(&Caller::default(), some_op());
     assert!(tokio::time::timeout(Duration::from_millis(500), session.given_up()).await.is_err());
     assert_eq!(session.calls.patience(), None);
+    shutdown.cancel();
+}
+
+/// Found by review. Tables that were put back repeat an epoch, with events that count from a lower number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_events_of_the_next_session_are_counted_anew() {
+    let (server, shutdown) = (Arc::new(Forgetful::default()), CancellationToken::new());
+    let session = session_with(Arc::clone(&server), shutdown.clone(), LifeFiles::none()).await;
+    let asked = |session, received| server.events_asked.lock().contains(&(SessionId(session), received));
+    eventually(|| asked(1, 100)).await;
+    session.calls.broken(&session.calls.attached().await.unwrap());
+    eventually(|| server.events_asked.lock().iter().any(|(session, _)| *session == SessionId(2))).await;
+    assert!(asked(2, 0) && !asked(2, 100), "{:?}", server.events_asked.lock());
     shutdown.cancel();
 }
