@@ -237,6 +237,17 @@ figures() {
     # An address that nobody answers at (RFC 5737).
     timeout 20 "$(bin cairn)" status --meta 192.0.2.1:1 >"$WORK_DIR/status" 2>&1 && fail "cairn status of nobody succeeds"
     in_ms 2000 "cairn status of a host that is not there"
+    room_of_the_absent
+}
+
+# What a data daemon that is away has room for counts: a write waits for it, and is not told that there is no space.
+room_of_the_absent() {
+    none_free() { [ "$(df --output=avail "$MNT_A" | tail -n 1)" -eq 0 ]; }
+    fault data-stopped
+    wait_until 20 none_free || fail "df still counts what is free on a data daemon that is away"
+    timeout 20 python3 -c 'import os, sys; os.posix_fallocate(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT), 0, 1 << 20)' "$MNT_A/set-aside" &&
+        ok "room is set aside while the data daemon is away" || fail "posix_fallocate while the data daemon is away"
+    heal data-stopped
 }
 
 # ---- umount ----------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ pub struct VolumeStat {
 }
 
 /// State of a data daemon.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataStat {
     pub node: NodeId,
     /// Size and free bytes of the file system below the data directory.

@@ -16,7 +16,7 @@ use tarpc::server::InFlightRequest;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Pause after a question that the metadata daemon did not answer.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -195,7 +195,7 @@ impl Reporter {
         let mut deleted = Vec::new();
         let mut pause = every;
         loop {
-            let exchange = self.exchange(std::mem::take(&mut deleted));
+            let exchange = self.exchange(std::mem::take(&mut deleted), every);
             match shutdown.run_until_cancelled(exchange).await? {
                 Ok(gone) => deleted = gone,
                 Err(error) => {
@@ -215,16 +215,68 @@ impl Reporter {
     }
 
     /// One report; deletes what its answer says. Returns what is deleted now.
-    async fn exchange(&self, deleted: Vec<BlockRef>) -> FsResult<Vec<BlockRef>> {
+    async fn exchange(&self, deleted: Vec<BlockRef>, every: Duration) -> FsResult<Vec<BlockRef>> {
         let stat = self.store.stat().await?;
         let mut doomed = self.registrar.meta.report(stat, deleted).await?;
         doomed.truncate(DELETES_MAX);
         let count = doomed.len();
-        let deleted = self.store.delete(doomed).await;
+        let deleted = while_beating(self.store.delete(doomed), every, || self.beat()).await;
         if let Some(error) = deleted.failed {
             // They will be named again; a disk that can't delete should still report.
             warn!("cannot delete {} of {count} blocks: {error}", count - deleted.gone.len());
         }
         Ok(deleted.gone)
+    }
+
+    async fn beat(&self) {
+        let report = async {
+            let stat = self.store.stat().await?;
+            self.registrar.meta.report(stat, Vec::new()).await
+        };
+        // What the answer names is being deleted; the next exchange tells of a failure.
+        if let Err(error) = report.await {
+            debug!("report while deleting: {error}");
+        }
+    }
+}
+
+/// Does the work, and a beat now and then meanwhile: a slow disk must not make us look dead.
+async fn while_beating<T, B: Future<Output = ()>>(
+    work: impl Future<Output = T>,
+    every: Duration,
+    beat: impl Fn() -> B,
+) -> T {
+    let beats = async {
+        loop {
+            sleep(every).await;
+            beat().await;
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        never = beats => never,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[tokio::test]
+    async fn reports_go_on_while_a_slow_disk_deletes() {
+        let beats = AtomicU32::new(0);
+        let beat = || async {
+            beats.fetch_add(1, Ordering::Relaxed);
+        };
+        let every = Duration::from_millis(1);
+        let slow = async {
+            while beats.load(Ordering::Relaxed) < 3 {
+                sleep(every).await;
+            }
+            7
+        };
+        let done = tokio::time::timeout(Duration::from_secs(10), while_beating(slow, every, beat)).await;
+        assert_eq!(done, Ok(7));
     }
 }

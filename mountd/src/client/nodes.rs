@@ -76,6 +76,12 @@ impl Nodes {
     }
 }
 
+/// Bytes that are free on all data daemons of a map, those that are away included; `None` if one of them is not known.
+#[must_use]
+pub fn room(map: &ClusterMap) -> Option<u64> {
+    map.nodes.iter().try_fold(0, |sum: u64, node| Some(sum.saturating_add(node.stat.as_ref()?.available)))
+}
+
 /// Which start of the metadata daemon a map is from.
 fn start_of(epoch: u64) -> u64 {
     epoch >> 32
@@ -84,6 +90,7 @@ fn start_of(epoch: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cairn_common::proto::data::DataStat;
 
     fn node(id: u32, alive: bool) -> NodeInfo {
         NodeInfo { node: NodeId(id), address: format!("n{id}:1"), alive, stat: None }
@@ -136,6 +143,19 @@ mod tests {
         assert_eq!(nodes.holder(VolumeId(2)), None);
         nodes.update(map(2, 9, 2));
         assert!(nodes.holder(VolumeId(2)).is_some());
+    }
+
+    #[test]
+    fn room_is_that_of_the_absent_too_and_unknown_if_one_has_not_told() {
+        let told = |id, alive, available| {
+            let stat = DataStat { node: NodeId(id), available, ..DataStat::default() };
+            NodeInfo { stat: Some(stat), ..node(id, alive) }
+        };
+        let mut map =
+            ClusterMap { epoch: 1, nodes: vec![told(1, true, 5), told(2, false, 7)], volumes: Vec::new() };
+        assert_eq!(room(&map), Some(12));
+        map.nodes.push(node(3, true));
+        assert_eq!(room(&map), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::clock::ServerClock;
 use super::closes::CloseQueue;
 use super::inos::InoPool;
 use super::neighbours;
+use super::nodes::room;
 use super::oplog::{OpLog, Refused};
 use super::{EventSink, MetaClient, OpTicket, SyncFollows};
 use crate::life::{LifeFiles, OwnLife};
@@ -681,6 +682,11 @@ impl MetaClient for Session {
 
     async fn statfs(&self) -> FsResult<FsStat> {
         self.calls.call(|client, id| async move { client.statfs(context(), id).await }).await
+    }
+
+    async fn room(&self) -> FsResult<Option<u64>> {
+        // Epoch 0 is nobody's: the whole map is answered.
+        Ok(self.cluster_map(0).await?.and_then(|map| room(&map)))
     }
 
     async fn open(&self, ino: Ino, write: bool) -> FsResult<OpenReply> {

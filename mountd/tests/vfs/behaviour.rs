@@ -303,6 +303,13 @@ async fn fallocate_beyond_the_free_space_fails_before_anything_is_written() {
     }
     fallocate(FallocateMode::PunchHole, 0, 19_096).await.unwrap();
     assert_eq!(fallocate(modes[0], 0, 19_096).await, Err(FsError::NoSpace));
+    // Room on a data daemon that is away, or of which nothing is known yet, counts: writes wait for it.
+    mount.meta.available.store(0, Ordering::SeqCst);
+    for away in [20_000, u64::MAX] {
+        mount.meta.away.store(away, Ordering::SeqCst);
+        fallocate(modes[0], 0, 19_096).await.unwrap();
+        fallocate(FallocateMode::PunchHole, 0, 19_096).await.unwrap();
+    }
     mount.vfs.shutdown().await.unwrap();
 }
 

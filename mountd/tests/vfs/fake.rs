@@ -46,6 +46,8 @@ pub struct FakeMeta {
     pub getattrs: AtomicU64,
     /// What `statfs` says is free.
     pub available: AtomicU64,
+    /// Free on data daemons that are away; `u64::MAX`: on one that has not told yet.
+    pub away: AtomicU64,
 }
 
 impl FakeMeta {
@@ -87,6 +89,7 @@ impl FakeMeta {
             held,
             getattrs: AtomicU64::new(0),
             available: AtomicU64::new(1 << 40),
+            away: AtomicU64::new(0),
         })
     }
 
@@ -163,6 +166,10 @@ impl MetaClient for FakeMeta {
     async fn statfs(&self) -> FsResult<FsStat> {
         let (available, totals) = (self.available.load(Ordering::SeqCst), self.maps.lock().totals()?);
         Ok(FsStat { capacity: available, available, totals })
+    }
+    async fn room(&self) -> FsResult<Option<u64>> {
+        let away = self.away.load(Ordering::SeqCst);
+        Ok((away != u64::MAX).then(|| self.available.load(Ordering::SeqCst) + away))
     }
     async fn open(&self, ino: Ino, _write: bool) -> FsResult<OpenReply> {
         self.pause().await;
