@@ -33,6 +33,10 @@ id!(
     /// A mount's session with the metadata daemon. Assigned by the server, never reused.
     SessionId(u64)
 );
+impl SessionId {
+    /// No mount's: what data daemons store themselves when they clean. It never ends.
+    pub const NOBODY: SessionId = SessionId(0);
+}
 id!(
     /// Position of an operation in its session's operation log. The first operation is 1.
     Seq(u64)

@@ -1,4 +1,4 @@
-//! Data becomes visible: commits of many pieces at once, appends, and moving extents elsewhere.
+//! Data becomes visible: commits of many pieces at once, and appends.
 //!
 //! All pieces of a block belong into one operation: a block whose live bytes come down to 0 is deleted,
 //! and nothing that points to it later would find its data.
@@ -100,7 +100,7 @@ impl Move {
     }
 }
 
-fn check_end(offset: u64, length: u64) -> FsResult<u64> {
+pub(super) fn check_end(offset: u64, length: u64) -> FsResult<u64> {
     match offset.checked_add(length) {
         Some(end) if end <= FILE_SIZE_MAX => Ok(end),
         _ => Err(FsError::FileTooLarge),
@@ -226,36 +226,4 @@ pub(super) fn written<T: Tables + ?Sized>(tables: &mut T, now: Timestamp, inode:
     inode.bump_version();
     xattr::drop_capability(tables, inode.attr.ino)?;
     tables.put_inode(inode)
-}
-
-pub(super) fn relocate<T: Tables + ?Sized>(
-    tables: &mut T,
-    ino: Ino,
-    (offset, length): (u64, u64),
-    from: &ExtentData,
-    to: &ExtentData,
-    block_length: u32,
-) -> OpResult {
-    check_end(offset, length)?;
-    if *from == ExtentData::Reserved {
-        // There are no bytes to move.
-        return Err(FsError::Invalid);
-    }
-    let mut ledger = Ledger::default();
-    bring(tables, &mut ledger, to, block_length)?;
-    ledger.check(tables, to, length)?;
-    let inode = tables.inode(ino)?.filter(|inode| inode.attr.kind == FileKind::File);
-    let Some(mut inode) = inode else {
-        return Err(FsError::Changed);
-    };
-    if !extents::points_to(tables, ino, (offset, length), from)? {
-        return Err(FsError::Changed);
-    }
-
-    let extent = Extent { offset, length, data: to.clone() };
-    extents::place(tables, &mut inode, extent, &mut ledger)?;
-    inode.bump_version();
-    tables.put_inode(&inode)?;
-    ledger.settle(tables)?;
-    Ok(OpReply::Committed { files: vec![inode.attr] })
 }

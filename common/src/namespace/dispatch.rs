@@ -3,6 +3,7 @@
 use super::op::{Op, OpBody, OpReply, OpResult};
 use super::tables::Tables;
 use super::{clone, commit, create, fallocate, link, locks, rename, setattr, unlink, xattr};
+use crate::error::FsError;
 use crate::ids::SessionId;
 
 /// Applies one operation of a session. An error changed nothing, unless it is `Io`: then the
@@ -41,9 +42,7 @@ pub fn apply<T: Tables + ?Sized>(tables: &mut T, session: SessionId, op: &Op) ->
         OpBody::CloneRange { from, from_offset, to, to_offset, length } => {
             clone::clone_range(tables, now, &op.caller, (*from, *from_offset), (*to, *to_offset), *length)
         }
-        OpBody::Relocate { ino, offset, length, from, to, block_length } => {
-            commit::relocate(tables, *ino, (*offset, *length), from, to, *block_length)
-        }
+        OpBody::Relocate => Err(FsError::NotSupported),
         OpBody::Lock { ino, lock } => locks::lock(tables, session, *ino, lock),
         OpBody::Touch { ino, atime } => setattr::touch(tables, *ino, *atime),
         OpBody::ReleaseLocks { ino, owner } => locks::release(tables, session, *ino, *owner),

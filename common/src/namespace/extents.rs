@@ -6,13 +6,13 @@
 use super::ledger::Ledger;
 use super::op::{Extent, ExtentData};
 use super::tables::{Inode, Read, Tables};
-use crate::error::{FsError, FsResult};
+use crate::error::FsResult;
 use crate::ids::Ino;
 use crate::wire::checksum::Crc64;
 use std::ops::Range;
 
 /// Extents looked at in one go; longer runs are cut in rounds.
-const ROUND: usize = 1024;
+pub(super) const ROUND: usize = 1024;
 
 impl Extent {
     /// The byte after the last.
@@ -200,24 +200,4 @@ pub(super) fn inline_sum<T: Read + ?Sized>(tables: &T, ino: Ino, range: Range<u6
         _ => false,
     })?;
     Ok((at == range.end).then(|| sum.finish()))
-}
-
-/// True if `start..` reads exactly as `data`, for `length` bytes.
-pub(super) fn points_to<T: Read + ?Sized>(
-    tables: &T,
-    ino: Ino,
-    (start, length): (u64, u64),
-    data: &ExtentData,
-) -> FsResult<bool> {
-    let end = start.checked_add(length).ok_or(FsError::Invalid)?;
-    let mut at = start;
-    tables.scan_extents(ino, start, end, &mut |extent| {
-        let Some(part) = extent.within(start..end) else {
-            return false;
-        };
-        let same = part.offset == at && part.data == data.part(at - start, part.length);
-        at = if same { part.end() } else { start };
-        same
-    })?;
-    Ok(at == end)
 }

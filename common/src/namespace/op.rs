@@ -56,9 +56,9 @@ pub enum OpBody {
     Fallocate { ino: Ino, mode: FallocateMode, offset: u64, length: u64 },
     /// `copy_file_range` by sharing extents. Replies `Copied`.
     CloneRange { from: Ino, from_offset: u64, to: Ino, to_offset: u64, length: u64 },
-    /// Exchange where extents point to, if they still point to `from` (cleaning, inline data that
-    /// moves to a block). Neither times nor content change. Replies `Committed`; `Changed` if not.
-    Relocate { ino: Ino, offset: u64, length: u64, from: ExtentData, to: ExtentData, block_length: u32 },
+    /// Retired, answered `NotSupported`: mounts move nothing, data daemons do (see [`Relocation`]). Keeps the numbers of
+    /// those that follow.
+    Relocate,
     /// Set, change or (with `LockType::Unlock`) release a lock. `WouldBlock` on a conflict. Replies `Done`.
     Lock { ino: Ino, lock: LockRequest },
     /// Release all locks of an owner on an inode (the last close). Replies `Done`.
@@ -83,6 +83,21 @@ pub struct Move {
     pub at: u32,
     /// CRC-64/NVME of the bytes.
     pub sum: u64,
+}
+
+/// A live stretch of a block, of which there is a copy in another one. Extents that still point to it point to the copy
+/// afterwards; those that don't stay as they are. Neither content nor version nor times of the file change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relocation {
+    pub ino: Ino,
+    /// First byte in the file.
+    pub offset: u64,
+    pub length: u32,
+    pub from: BlockRef,
+    /// First byte in `from`.
+    pub from_at: u32,
+    /// First byte in the block that has the copy.
+    pub to_at: u32,
 }
 
 /// See [`OpBody::Create`].

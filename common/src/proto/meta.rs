@@ -6,7 +6,7 @@
 use crate::attr::{Attr, FileKind, Timestamp};
 use crate::error::FsResult;
 use crate::ids::{BlockRef, ClusterId, Epoch, Ino, NodeId, Seq, SessionId, VolumeId};
-use crate::namespace::op::{Extent, Name, Op, OpResult};
+use crate::namespace::op::{Extent, Name, Op, OpResult, Relocation};
 use crate::namespace::tables::{BlockUse, HeldLock, Totals};
 use crate::namespace::users::BlockUser;
 use crate::proto::data::DataStat;
@@ -268,6 +268,45 @@ pub struct MetaStatus {
 /// Most blocks in one question or answer about blocks.
 pub const BLOCKS_PER_REPLY: usize = 4096;
 
+/// A stretch of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRange {
+    pub ino: Ino,
+    pub offset: u64,
+    pub length: u32,
+}
+
+/// A stretch of a file whose bytes are in the block that was asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LivePiece {
+    pub ino: Ino,
+    /// First byte in the file.
+    pub offset: u64,
+    pub length: u32,
+    /// First byte in the block.
+    pub at: u32,
+}
+
+/// What is live of a block, all as of one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LivePieces {
+    /// Live bytes of the whole block; 0 if no file uses it any more.
+    pub live: u64,
+    /// Those in the ranges that were asked about, in their order.
+    pub pieces: Vec<LivePiece>,
+}
+
+/// A data daemon has stored, in a new block, copies of what is live of others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelocateRequest {
+    /// The new block.
+    pub block: BlockRef,
+    /// Payload length of it, in bytes.
+    pub length: u32,
+    /// At most [`crate::limits::COMMIT_PIECES_MAX`].
+    pub pieces: Vec<Relocation>,
+}
+
 /// The metadata compared with itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeReport {
@@ -370,4 +409,12 @@ pub trait MetaService {
     /// The last block that files use in each volume of a data daemon, for volumes above `after`, in order, at most
     /// [`BLOCKS_PER_REPLY`]; volumes without such blocks are left out. Empty at the end.
     async fn last_blocks(node: NodeId, after: VolumeId) -> FsResult<Vec<BlockRef>>;
+
+    // For the cleaning of data daemons, since version 4.
+    /// What of `block` is live in these ranges, at most [`BLOCKS_PER_REPLY`] of them. `TooBig` if that is more than one
+    /// operation can move.
+    async fn live_pieces(block: BlockRef, ranges: Vec<FileRange>) -> FsResult<LivePieces>;
+    /// Changes extents over to a new block, as far as they are still as they were; durable when it answers. Not to be repeated:
+    /// whoever hears no answer leaves the new block to the search for leaks.
+    async fn relocate(request: RelocateRequest) -> FsResult<()>;
 }

@@ -2,6 +2,7 @@
 
 /// What changed with each version, newest first.
 pub const VERSIONS: &[(u16, &str)] = &[
+    (4, "data daemons clean blocks that are partly dead"),
     (3, "data daemons ask which blocks they must have"),
     (2, "questions for cairn fsck; commits that move inline bytes only if they are still the same"),
     (1, "the first: sessions with operation logs, blocks in volumes"),

@@ -6,6 +6,9 @@
 //!
 //! That a session has ended is heard twice, an hour apart: if the metadata directory was replaced by an old copy by mistake, it
 //! knows nothing of the latest blocks and thinks their sessions have ended. Putting the right one back must find all of them.
+//!
+//! Blocks that were stored by cleaning (`cleaner/`) are of no session, and may be changed over to while their question is under
+//! way. So each is asked about when it is as old as that hour.
 
 use super::Store;
 use super::link::MetaLink;
@@ -49,12 +52,14 @@ pub struct Leaks {
     meta: Arc<dyn MetaLink>,
     grace: Duration,
     unsettled: Unsettled,
+    /// When it was last looked at what cleaning stored, and the last block of each volume at that time.
+    marks: Option<(Instant, BTreeMap<VolumeId, u32>)>,
 }
 
 impl Leaks {
     #[must_use]
     pub fn new(store: Arc<Store>, meta: Arc<dyn MetaLink>, grace: Duration) -> Leaks {
-        Leaks { store, meta, grace, unsettled: Unsettled::default() }
+        Leaks { store, meta, grace, unsettled: Unsettled::default(), marks: None }
     }
 
     /// Looks at what is new and at whose session has ended since; how many blocks were deleted.
@@ -77,20 +82,39 @@ impl Leaks {
             let ended = self.meta.ended(page.to_vec()).await?;
             for session in self.unsettled.due(page, &ended, Instant::now(), self.grace) {
                 for volume in self.unsettled.volumes_of(session) {
-                    deleted += self.settle(volume, session).await?;
+                    deleted += self.settle(volume, session, u32::MAX).await?;
                     self.unsettled.settled(volume, session);
                 }
                 self.unsettled.heard.remove(&session);
             }
         }
+        Ok(deleted + self.unfinished(Instant::now()).await?)
+    }
+
+    /// Deletes what cleaning stored a while ago, and nothing was changed over to.
+    async fn unfinished(&mut self, now: Instant) -> FsResult<u64> {
+        let mut deleted = 0;
+        if let Some((since, marks)) = &self.marks {
+            if now.duration_since(*since) < self.grace {
+                return Ok(0);
+            }
+            // Its answer comes when all is durable that was changed over until now.
+            self.meta.ended(vec![SessionId::NOBODY]).await?;
+            for volume in self.unsettled.volumes_of(SessionId::NOBODY) {
+                let up_to = marks.get(&volume).copied().unwrap_or(0);
+                deleted += self.settle(volume, SessionId::NOBODY, up_to).await?;
+            }
+        }
+        self.marks = Some((now, self.unsettled.ends()));
         Ok(deleted)
     }
 
-    /// Deletes what an ended session left in a volume.
-    async fn settle(&self, volume: VolumeId, session: SessionId) -> FsResult<u64> {
+    /// Deletes what a session left in a volume, up to a block.
+    async fn settle(&self, volume: VolumeId, session: SessionId, up_to: u32) -> FsResult<u64> {
         let (mut after, mut deleted) = (0, 0);
         loop {
-            let page = self.page(volume, after)?;
+            let mut page = self.page(volume, after)?;
+            page.retain(|stat| stat.block.sequence <= up_to);
             let Some(last) = page.last() else { return Ok(deleted) };
             after = last.block.sequence;
             let live = page.iter().filter(|stat| stat.session == session && !stat.deleted);
@@ -153,6 +177,11 @@ impl Unsettled {
                 left.sessions.insert(stat.session);
             }
         }
+    }
+
+    /// The last block of each volume.
+    fn ends(&self) -> BTreeMap<VolumeId, u32> {
+        self.volumes.iter().map(|(volume, left)| (*volume, left.seen)).collect()
     }
 
     fn sessions(&self) -> BTreeSet<SessionId> {

@@ -4,8 +4,11 @@ use super::identity::Identity;
 use super::volume::Owner;
 use cairn_common::error::FsResult;
 use cairn_common::ids::{BlockRef, NodeId, SessionId, VolumeId};
+use cairn_common::namespace::tables::BlockUse;
 use cairn_common::proto::data::DataStat;
-use cairn_common::proto::meta::{BlockFate, MetaServiceClient, RegisterRequest, ReportRequest};
+use cairn_common::proto::meta::{
+    BlockFate, FileRange, LivePieces, MetaServiceClient, RegisterRequest, RelocateRequest, ReportRequest,
+};
 use cairn_common::rpc::Reconnecting;
 use futures::future::{BoxFuture, FutureExt};
 use std::sync::Arc;
@@ -17,6 +20,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Version of the protocol in which the last blocks can be asked for; an older metadata daemon does not know the question.
 const LAST_BLOCKS_SINCE: u16 = 3;
 
+/// Version of the protocol in which blocks can be cleaned: with an older metadata daemon, none is found that could be.
+const CLEANING_SINCE: u16 = 4;
+
 /// Answer to a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registered {
@@ -25,7 +31,7 @@ pub struct Registered {
     pub report_every: Duration,
 }
 
-/// The metadata daemon, as the data role sees it. All calls may be repeated.
+/// The metadata daemon, as the data role sees it. All calls but one may be repeated.
 pub trait MetaLink: Send + Sync + 'static {
     /// Says who and where we are.
     fn register(&self, identity: Identity, address: String) -> BoxFuture<'_, FsResult<Registered>>;
@@ -39,6 +45,12 @@ pub trait MetaLink: Send + Sync + 'static {
     fn ended(&self, sessions: Vec<SessionId>) -> BoxFuture<'_, FsResult<Vec<SessionId>>>;
     /// What has become of each block, in order; at most `BLOCKS_PER_REPLY`.
     fn fates(&self, blocks: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockFate>>>;
+    /// Blocks that files use, in order, the first above `after`; at most `BLOCKS_PER_REPLY`.
+    fn blocks(&self, after: BlockRef) -> BoxFuture<'_, FsResult<Vec<(BlockRef, BlockUse)>>>;
+    /// What of a block is live in these ranges, at most `BLOCKS_PER_REPLY` of them.
+    fn live_pieces(&self, block: BlockRef, ranges: Vec<FileRange>) -> BoxFuture<'_, FsResult<LivePieces>>;
+    /// Has extents changed over to a new block. The only call that is not to be repeated.
+    fn relocate(&self, request: RelocateRequest) -> BoxFuture<'_, FsResult<()>>;
 }
 
 impl MetaLink for Reconnecting<MetaServiceClient> {
@@ -87,6 +99,25 @@ impl MetaLink for Reconnecting<MetaServiceClient> {
 
     fn fates(&self, blocks: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockFate>>> {
         self.call(LIMIT, |stub, context| async move { stub.fates(context, blocks).await }).boxed()
+    }
+
+    fn blocks(&self, after: BlockRef) -> BoxFuture<'_, FsResult<Vec<(BlockRef, BlockUse)>>> {
+        async move {
+            if self.get_within(LIMIT).await?.peer().version < CLEANING_SINCE {
+                return Ok(Vec::new());
+            }
+            self.call(LIMIT, |stub, context| async move { stub.blocks(context, after).await }).await
+        }
+        .boxed()
+    }
+
+    fn live_pieces(&self, block: BlockRef, ranges: Vec<FileRange>) -> BoxFuture<'_, FsResult<LivePieces>> {
+        self.call(LIMIT, move |stub, context| async move { stub.live_pieces(context, block, ranges).await })
+            .boxed()
+    }
+
+    fn relocate(&self, request: RelocateRequest) -> BoxFuture<'_, FsResult<()>> {
+        self.call(LIMIT, |stub, context| async move { stub.relocate(context, request).await }).boxed()
     }
 }
 

@@ -4,6 +4,7 @@
 //! all before it in its volume are durable; `docs/formats/volume.md` says why a crash at any point is safe.
 
 pub mod bare;
+pub mod cleaner;
 mod history;
 pub mod identity;
 pub mod lanes;

@@ -2,7 +2,7 @@
 
 use super::identity::Identity;
 use super::link::{LinkedVolumes, MetaLink, Registered};
-use super::{DataConfig, DataDir, DataError, DataServer, Owner, Store, leaks};
+use super::{DataConfig, DataDir, DataError, DataServer, Owner, Store, cleaner, leaks};
 use cairn_common::error::FsResult;
 use cairn_common::ids::{BlockRef, NodeId, VolumeId};
 use cairn_common::proto::data::DataService;
@@ -21,7 +21,9 @@ use tracing::{debug, info, warn};
 /// Pause after a question that the metadata daemon did not answer.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Reports are not sent more often than this, whatever the metadata daemon says.
-const REPORT_PAUSE_MIN: Duration = Duration::from_millis(100);
+const REPORT_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// So many bytes stored since a report are a reason for the next.
+const CHURN: u64 = 8 << 20;
 /// Requests of one connection that run at once: bulk, so each may hold a block.
 const IN_FLIGHT: usize = 16;
 /// Most blocks that are deleted for one report (the protocol's limit).
@@ -59,10 +61,11 @@ pub async fn run(
     // Ends with `shutdown`, or alone if this daemon is not wanted.
     let ending = shutdown.child_token();
     let serving = serve_store(listener, store.clone(), owner, ending.clone());
-    let looking = leaks::run(store.clone(), meta, ending.clone());
+    let looking = leaks::run(store.clone(), meta.clone(), ending.clone());
+    let cleaning = cleaner::run(store.clone(), meta, ending.clone());
     let accept_loss = config.accept_loss;
     let reporter = Reporter { registrar, identity, store: store.clone(), dir: config.data_dir, accept_loss };
-    let ((), (), reported) = tokio::join!(serving, looking, async {
+    let ((), (), (), reported) = tokio::join!(serving, looking, cleaning, async {
         let result = reporter.run(&ending).await;
         ending.cancel();
         result
@@ -195,6 +198,7 @@ impl Reporter {
         let mut deleted = Vec::new();
         let mut pause = every;
         loop {
+            let stored = self.store.put_bytes();
             let exchange = self.exchange(std::mem::take(&mut deleted), every);
             match shutdown.run_until_cancelled(exchange).await? {
                 Ok(gone) => deleted = gone,
@@ -208,9 +212,19 @@ impl Reporter {
                 pause = REPORT_PAUSE_MIN;
                 continue;
             }
-            shutdown.run_until_cancelled(sleep(pause)).await?;
+            shutdown.run_until_cancelled(self.rest(pause, stored)).await?;
             // Who overwrites makes dead blocks as fast as the disk writes: after some, the next are looked for soon.
             pause = (pause * 2).min(every);
+        }
+    }
+
+    /// A pause, shorter if much is stored meanwhile: it replaces something, perhaps.
+    async fn rest(&self, pause: Duration, stored: u64) {
+        let mut left = pause;
+        while !left.is_zero() && self.store.put_bytes().saturating_sub(stored) < CHURN {
+            let step = left.min(REPORT_PAUSE_MIN);
+            sleep(step).await;
+            left -= step;
         }
     }
 

@@ -4,8 +4,8 @@
 //! is queued is written all the same (and found as an orphan if nobody commits it), a delete is repeated.
 
 use super::store::Store;
-use cairn_common::error::FsResult;
-use cairn_common::ids::{BlockRef, VolumeId};
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{BlockRef, SessionId, VolumeId};
 use cairn_common::proto::data::{BlockStat, DataService, DataStat, GetReply, GetRequest, PutRequest};
 use std::sync::Arc;
 use tarpc::context::Context;
@@ -26,6 +26,9 @@ impl DataServer {
 
 impl DataService for DataServer {
     async fn put(self, _: Context, request: PutRequest) -> FsResult<BlockRef> {
+        if request.session == SessionId::NOBODY {
+            return Err(FsError::Invalid);
+        }
         self.store.put(request).await
     }
 

@@ -13,12 +13,13 @@ use super::volume::{Owner, Span, Volume, parse_volume_name, volume_name};
 use super::{DataConfig, DataError, VolumeIds};
 use crate::disk::{Disk, is_full};
 use crate::durable::DirLock;
+use bytes::Bytes;
 use cairn_common::env::SystemRng;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, VolumeId};
 use cairn_common::limits::{FRAME_PAYLOAD_MAX, PIECE};
 use cairn_common::pool::PayloadBuffers;
-use cairn_common::proto::data::{BlockStat, DataStat, GetReply, GetRequest, PutRequest};
+use cairn_common::proto::data::{BlockStat, DataStat, GetReply, GetRequest, PutRequest, VolumeStat};
 use cairn_common::rpc::detached;
 use cairn_common::told::Told;
 use cairn_common::wire::Payload;
@@ -272,6 +273,37 @@ impl Store {
             syncs: counters.syncs.get(),
             volumes,
         })
+    }
+
+    /// Payload bytes that were stored since the start.
+    #[must_use]
+    pub fn put_bytes(&self) -> u64 {
+        self.shared.counters.put_bytes.get()
+    }
+
+    /// A block as it was stored, verified, and the length of its summary.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not here or deleted, `Corrupt` if it is damaged, which the log tells.
+    pub async fn whole(&self, block: BlockRef) -> FsResult<(Bytes, u32)> {
+        let volume = self.shared.volume(block.volume).ok_or(FsError::NotFound)?;
+        let summary_len = volume.summary_len(block)?;
+        let span = volume.locate(block, 0, u32::MAX)?;
+        let payload = self.shared.read(&volume, &span).await?;
+        if !volume.is_live(block) {
+            return Err(FsError::NotFound);
+        }
+        if piece_checksums(payload.segments()) != span.checksums {
+            self.shared.look_at(block, &span, &payload);
+            return Err(FsError::Corrupt);
+        }
+        Ok((payload.into_bytes(), summary_len))
+    }
+
+    /// State of one volume; `None` if it is not here.
+    #[must_use]
+    pub fn volume_stat(&self, volume: VolumeId) -> Option<VolumeStat> {
+        Some(self.shared.volume(volume)?.stat())
     }
 
     /// All volumes that are open.

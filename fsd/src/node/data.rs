@@ -9,8 +9,9 @@ use crate::data::{DataDir, DataError};
 use cairn_common::config::{Address, DATA_PORT, META_PORT};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, ClusterId, NodeId, SessionId, VolumeId};
+use cairn_common::namespace::tables::BlockUse;
 use cairn_common::proto::data::DataStat;
-use cairn_common::proto::meta::{BlockFate, MetaServiceClient};
+use cairn_common::proto::meta::{BlockFate, FileRange, LivePieces, MetaServiceClient, RelocateRequest};
 use cairn_common::rpc::{ConnectOptions, Reconnecting};
 use cairn_common::wire::hello::{Identity, ServiceKind};
 use futures::future::{BoxFuture, FutureExt};
@@ -194,5 +195,17 @@ impl MetaLink for Watched {
 
     fn fates(&self, blocks: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockFate>>> {
         self.link.fates(blocks)
+    }
+
+    fn blocks(&self, after: BlockRef) -> BoxFuture<'_, FsResult<Vec<(BlockRef, BlockUse)>>> {
+        MetaLink::blocks(&self.link, after)
+    }
+
+    fn live_pieces(&self, block: BlockRef, ranges: Vec<FileRange>) -> BoxFuture<'_, FsResult<LivePieces>> {
+        self.link.live_pieces(block, ranges)
+    }
+
+    fn relocate(&self, request: RelocateRequest) -> BoxFuture<'_, FsResult<()>> {
+        self.link.relocate(request)
     }
 }

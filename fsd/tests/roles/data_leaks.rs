@@ -5,7 +5,7 @@ use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, NodeId, SessionId, VolumeId};
 use cairn_common::namespace::tables::BlockUse;
 use cairn_common::proto::data::{DataStat, PutRequest};
-use cairn_common::proto::meta::BlockFate;
+use cairn_common::proto::meta::{BlockFate, FileRange, LivePieces, RelocateRequest};
 use cairn_fsd::data::leaks::Leaks;
 use cairn_fsd::data::link::Registered;
 use cairn_fsd::data::{Identity, MetaLink, Store};
@@ -65,6 +65,18 @@ impl MetaLink for Knows {
             blocks.iter().map(|block| fates.get(block).copied().unwrap_or(BlockFate::Unknown)).collect()
         })
     }
+
+    fn blocks(&self, _: BlockRef) -> BoxFuture<'_, FsResult<Vec<(BlockRef, BlockUse)>>> {
+        unreachable!("nobody cleans")
+    }
+
+    fn live_pieces(&self, _: BlockRef, _: Vec<FileRange>) -> BoxFuture<'_, FsResult<LivePieces>> {
+        unreachable!("nobody cleans")
+    }
+
+    fn relocate(&self, _: RelocateRequest) -> BoxFuture<'_, FsResult<()>> {
+        unreachable!("nobody cleans")
+    }
 }
 
 async fn put(store: &Store, session: u64, tag: u64) -> BlockRef {
@@ -117,4 +129,22 @@ async fn what_was_not_answered_is_asked_again() {
     *meta.away.lock() = false;
     assert_eq!(leaks.look().await, Ok(1));
     assert_eq!(read_all(&store, lost).await, Err(FsError::NotFound));
+}
+
+/// Cleaning stores a block first and has files changed over to it then: in between it is nobody's, and must stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cleaning_stored_is_deleted_only_when_it_is_old() {
+    let (store, meta, mut leaks) = begin().await;
+    let (lost, used) = (put(&store, 0, 1).await, put(&store, 0, 2).await);
+    assert_eq!(leaks.look().await, Ok(0), "it may be changed over to right now");
+    let young = put(&store, 0, 3).await;
+    meta.fates.lock().insert(used, BlockFate::Used(BlockUse { length: 5_000, live: 5_000 }));
+    assert_eq!(leaks.look().await, Ok(1));
+    assert_eq!(read_all(&store, lost).await, Err(FsError::NotFound));
+    for (block, tag) in [(used, 2), (young, 3)] {
+        assert_eq!(read_all(&store, block).await.unwrap(), content(tag, 5_000), "{block}");
+    }
+    assert_eq!(*meta.asked.lock(), [lost, used]);
+    assert_eq!(leaks.look().await, Ok(1), "now the young one is old");
+    assert_eq!(read_all(&store, young).await, Err(FsError::NotFound));
 }

@@ -3,8 +3,9 @@
 use crate::data_common::{content, copy_of, owner, put_request};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, ClusterId, NodeId, SessionId, VolumeId};
+use cairn_common::namespace::tables::BlockUse;
 use cairn_common::proto::data::{DataServiceClient, DataStat, GetRequest};
-use cairn_common::proto::meta::BlockFate;
+use cairn_common::proto::meta::{BlockFate, FileRange, LivePieces, RelocateRequest};
 use cairn_common::rpc::{ConnectOptions, Reconnecting};
 use cairn_common::wire::hello;
 use cairn_common::wire::hello::ServiceKind;
@@ -92,6 +93,18 @@ impl MetaLink for FakeMeta {
 
     fn fates(&self, _blocks: Vec<BlockRef>) -> BoxFuture<'_, FsResult<Vec<BlockFate>>> {
         self.answer(|_| Vec::new())
+    }
+
+    fn blocks(&self, _after: BlockRef) -> BoxFuture<'_, FsResult<Vec<(BlockRef, BlockUse)>>> {
+        self.answer(|_| Vec::new())
+    }
+
+    fn live_pieces(&self, _: BlockRef, _: Vec<FileRange>) -> BoxFuture<'_, FsResult<LivePieces>> {
+        unreachable!("no block is there to be cleaned")
+    }
+
+    fn relocate(&self, _: RelocateRequest) -> BoxFuture<'_, FsResult<()>> {
+        unreachable!("no block is there to be cleaned")
     }
 }
 

@@ -5,9 +5,9 @@ use crate::data_common::{Ids, config, content, open, owner, put_request, put_seg
 use bytes::Bytes;
 use cairn_common::config::ByteSize;
 use cairn_common::error::FsError;
-use cairn_common::ids::{BlockRef, VolumeId};
+use cairn_common::ids::{BlockRef, SessionId, VolumeId};
 use cairn_common::limits::{FRAME_PAYLOAD_MAX, PIECE};
-use cairn_common::proto::data::GetRequest;
+use cairn_common::proto::data::{GetRequest, PutRequest};
 use cairn_fsd::data::{DataConfig, DataDir, Store};
 use cairn_fsd::disk::Disk;
 use cairn_fsd::disk::sim::{Call, SimDisk};
@@ -206,6 +206,12 @@ async fn a_full_disk_is_told_and_harms_nothing() {
     // Too little beyond the reserve; the reservation fails; the write fails half way.
     disk.set_available(reserve + 100_000);
     assert_eq!(store.put(put_request(content(2, 500_000))).await, Err(FsError::NoSpace));
+    // Cleaning makes room, and takes some of what is kept free before; also that has an end.
+    let cleaning = |tag| PutRequest { session: SessionId::NOBODY, ..put_request(content(tag, 500_000)) };
+    let cleaned = store.put(cleaning(6)).await.unwrap();
+    assert_eq!(read_all(&store, cleaned).await.unwrap(), content(6, 500_000));
+    disk.set_available(reserve - 4 * FRAME_PAYLOAD_MAX as u64);
+    assert_eq!(store.put(cleaning(7)).await, Err(FsError::NoSpace));
     disk.set_available(reserve + 1_000_000);
     disk.fail_once(Call::Allocate, 0, ErrorKind::StorageFull);
     assert_eq!(store.put(put_request(content(3, 5000))).await, Err(FsError::NoSpace));

@@ -229,7 +229,6 @@ fn weight(op: &Op) -> usize {
             OpBody::Commit(commit) => weight_of_commit(commit),
             OpBody::CommitAndMove { commit, moves } => weight_of_commit(commit) + PIECE * moves.len(),
             OpBody::Append { data, .. } => inline_len(data),
-            OpBody::Relocate { from, to, .. } => inline_len(from) + inline_len(to),
             OpBody::SetXattr { value, name, .. } => value.len() + name.len(),
             OpBody::Symlink { target, name, .. } => target.len() + name.len(),
             _ => 512,

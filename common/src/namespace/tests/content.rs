@@ -1,19 +1,23 @@
 //! Content: the cases that a random model does not reach.
 
-use super::super::op::{Commit, Extent, ExtentData, FallocateMode, FileCommit, Move, OpBody, OpReply, Piece};
+use super::super::op::{
+    Commit, Extent, ExtentData, FallocateMode, FileCommit, Move, OpBody, OpReply, Piece, Relocation,
+};
 use super::super::tables::{BlockUse, Read};
-use super::super::{extents, getattr, reap};
+use super::super::{extents, getattr, live_pieces, reap, relocate};
 use super::{ROOT, World};
 use crate::attr::{Attr, SetAttr, Timestamp};
 use crate::error::FsError;
 use crate::ids::{BlockRef, Ino, VolumeId};
 use crate::limits::{
-    ALLOCATED_MAX, BATCH_BYTES_MAX, EXTENTS_PER_REPLY, FILE_SIZE_MAX, FRAME_HEADER_MAX,
+    ALLOCATED_MAX, BATCH_BYTES_MAX, COMMIT_PIECES_MAX, EXTENTS_PER_REPLY, FILE_SIZE_MAX, FRAME_HEADER_MAX,
     INLINE_BYTES_PER_REPLY,
 };
+use crate::proto::meta::{FileRange, LivePiece, LivePieces};
 use crate::wire::checksum::crc64;
 use crate::wire::codec::encode;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 
 fn block(sequence: u32) -> BlockRef {
     BlockRef { volume: VolumeId(1), sequence, cookie: 7 }
@@ -262,21 +266,111 @@ fn an_extent_as_large_as_an_operation_is_a_page() {
     assert_eq!((page.extents.len(), page.end), (1, u64::MAX));
 }
 
-#[test]
-fn relocating_moves_no_times() {
+/// A file of 4 KiB in block 1, behind 8 bytes of another's.
+fn packed() -> (World, Ino) {
     let mut world = World::new();
     let file = world.file(ROOT, "a");
-    let from = ExtentData::Inline(Bytes::from_static(b"word"));
-    let append =
-        OpBody::Append { ino: file, length: 4, data: from.clone(), block_length: 0, kill_suidgid: false };
-    world.apply(append).unwrap();
+    let data = ExtentData::Block { block: block(1), offset: 8 };
+    world
+        .apply(OpBody::Append { ino: file, length: 4096, data, block_length: 9000, kill_suidgid: false })
+        .unwrap();
+    (world, file)
+}
+
+/// What a file has in a block. No other one has anything there.
+fn live_of(world: &World, block: BlockRef, ino: Ino) -> Vec<LivePiece> {
+    let LivePieces { live, pieces } =
+        live_pieces(&world.twin, block, &[FileRange { ino, offset: 0, length: 4096 }]).unwrap();
+    assert_eq!(live, pieces.iter().map(|piece| u64::from(piece.length)).sum::<u64>());
+    pieces
+}
+
+fn away(piece: &LivePiece, to_at: u32) -> Relocation {
+    let LivePiece { ino, offset, length, at } = *piece;
+    Relocation { ino, offset, length, from: block(1), from_at: at, to_at }
+}
+
+#[test]
+fn cleaning_moves_what_is_live_and_nothing_shows() {
+    let (mut world, file) = packed();
+    let found = live_of(&world, block(1), file);
+    assert_eq!(found, [LivePiece { ino: file, offset: 0, length: 4096, at: 8 }]);
+    assert_eq!(live_of(&world, block(2), file), []);
     let before = world.attr(file);
-    let to = ExtentData::Block { block: block(1), offset: 4 };
-    let relocate = OpBody::Relocate { ino: file, offset: 0, length: 4, from, to, block_length: 8 };
-    world.apply(relocate.clone()).unwrap();
-    let after = world.attr(file);
-    assert_eq!((after.mtime, after.ctime, after.size), (before.mtime, before.ctime, before.size));
-    assert_eq!(world.apply(relocate), Err(FsError::Changed));
+    relocate(&mut world.twin, block(2), 5000, &[away(&found[0], 100)]).unwrap();
+    assert_eq!(world.attr(file), before);
+    let page = extents(&world.twin, file, 0, u64::MAX).unwrap();
+    let data = ExtentData::Block { block: block(2), offset: 100 };
+    assert_eq!(page.extents, [Extent { offset: 0, length: 4096, data }]);
+    assert_eq!(*world.twin.dead(), BTreeSet::from([block(1)]));
+    world.check();
+}
+
+#[test]
+fn only_what_is_still_there_moves() {
+    let (mut world, file) = packed();
+    let found = live_of(&world, block(1), file);
+    // Between the look and the move two stretches are overwritten, and a file shares a third one.
+    world
+        .apply(OpBody::Fallocate { ino: file, mode: FallocateMode::PunchHole, offset: 0, length: 512 })
+        .unwrap();
+    let extent = Extent { offset: 1024, length: 4, data: ExtentData::Inline(Bytes::from_static(b"word")) };
+    let pieces = vec![Piece { ino: file, extent }];
+    world.apply(OpBody::Commit(Commit { blocks: vec![], pieces, files: vec![] })).unwrap();
+    let other = world.file(ROOT, "b");
+    let clone = OpBody::CloneRange { from: file, from_offset: 2048, to: other, to_offset: 0, length: 512 };
+    world.apply(clone).unwrap();
+    let move_it = away(&found[0], 0);
+    relocate(&mut world.twin, block(2), 5000, &[move_it]).unwrap();
+    world.check();
+    let of = |ino, world: &World| -> Vec<(u64, u64, Option<(BlockRef, u32)>)> {
+        let found = extents(&world.twin, ino, 0, u64::MAX).unwrap().extents.into_iter();
+        let place = |data| match data {
+            ExtentData::Block { block, offset } => Some((block, offset)),
+            _ => None,
+        };
+        found.map(|extent| (extent.offset, extent.length, place(extent.data))).collect()
+    };
+    let moved = [(512, 512, Some((block(2), 512))), (1024, 4, None), (1028, 3068, Some((block(2), 1028)))];
+    assert_eq!(of(file, &world), moved);
+    // Who shares it keeps the old block.
+    assert_eq!(of(other, &world), [(0, 512, Some((block(1), 2056)))]);
+    assert_eq!(*world.twin.dead(), BTreeSet::from([]));
+    // Again: nothing is where it was.
+    relocate(&mut world.twin, block(2), 5000, &[move_it]).unwrap();
+    assert_eq!(of(file, &world), moved);
+    world.check();
+}
+
+#[test]
+fn a_copy_that_came_too_late_is_deleted() {
+    let (mut world, file) = packed();
+    let found = live_of(&world, block(1), file);
+    world.unlink(ROOT, "a").unwrap();
+    assert!(reap(&mut world.twin, file, 10).unwrap());
+    relocate(&mut world.twin, block(2), 5000, &[away(&found[0], 0)]).unwrap();
+    assert_eq!(*world.twin.dead(), BTreeSet::from([block(1), block(2)]));
+    world.check();
+}
+
+#[test]
+fn impossible_relocations_change_nothing() {
+    let (mut world, file) = packed();
+    let piece = away(&live_of(&world, block(1), file)[0], 0);
+    let mut refused = |to, length, piece| {
+        assert_eq!(relocate(&mut world.twin, block(to), length, &[piece]), Err(FsError::Invalid));
+    };
+    refused(2, 4095, piece);
+    refused(2, 5000, Relocation { to_at: 905, ..piece });
+    refused(2, 5000, Relocation { length: 0, ..piece });
+    refused(1, 9000, piece);
+    refused(1, 8999, Relocation { from: block(3), ..piece });
+    let many = vec![piece; COMMIT_PIECES_MAX + 1];
+    assert_eq!(relocate(&mut world.twin, block(2), 5000, &many), Err(FsError::Invalid));
+    let far = Relocation { offset: FILE_SIZE_MAX, ..piece };
+    assert_eq!(relocate(&mut world.twin, block(2), 5000, &[far]), Err(FsError::FileTooLarge));
+    world.check();
+    assert_eq!(live_of(&world, block(1), file).len(), 1);
 }
 
 fn moved(world: &mut World, moves: Vec<Move>) -> (Vec<Attr>, Vec<Ino>) {
@@ -361,19 +455,6 @@ fn a_hole_in_very_many_extents() {
     assert!(left.iter().all(|extent| extent.end() <= 1004 || extent.offset >= 38_004));
     world.set(ino, SetAttr { size: Some(0), ..SetAttr::default() }).unwrap();
     assert_eq!(world.attr(ino).allocated, 0);
-}
-
-/// Found by the model: space set aside took the bytes of the block it was "moved" to.
-#[test]
-fn space_set_aside_has_no_bytes_to_relocate() {
-    let mut world = World::new();
-    let ino = world.file(ROOT, "a");
-    let mode = FallocateMode::ZeroRange { keep_size: false };
-    world.apply(OpBody::Fallocate { ino, mode, offset: 0, length: 4096 }).unwrap();
-    let to = ExtentData::Block { block: block(1), offset: 0 };
-    let from = ExtentData::Reserved;
-    let relocate = OpBody::Relocate { ino, offset: 0, length: 512, from, to, block_length: 512 };
-    assert_eq!(world.apply(relocate), Err(FsError::Invalid));
 }
 
 #[test]

@@ -231,6 +231,12 @@ impl Volume {
         })
     }
 
+    /// Length of a block's summary. `NotFound` if it is not here or deleted.
+    pub fn summary_len(&self, block: BlockRef) -> FsResult<u32> {
+        let visible = self.visible.read();
+        visible.live(block).map(|entry| entry.summary_len).ok_or(FsError::NotFound)
+    }
+
     /// Fills `buffer` with the bytes of a span if that needs no disk access.
     pub fn read_cached(&self, span: &Span, buffer: &mut [u8]) -> bool {
         self.file.read_cached(buffer, span.at) == Some(span.length)

@@ -12,12 +12,15 @@ use crate::disk::{Disk, DiskFile, is_full, write_all_at};
 use bytes::Bytes;
 use cairn_common::error::FsError;
 use cairn_common::ids::{BlockRef, SessionId, VolumeId};
+use cairn_common::limits::FRAME_PAYLOAD_MAX;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use tracing::error;
 
+/// What cleaning may take of the reserve: a few blocks. What it makes dead is deleted within seconds.
+const CLEANING_ROOM: u64 = 4 * FRAME_PAYLOAD_MAX as u64;
 /// Space is reserved in steps of this size: appending into reserved space makes syncs several times
 /// faster, and a disk that is full says so before anything is written.
 const ALLOCATE_STEP: u64 = 64 << 20;
@@ -45,6 +48,14 @@ pub struct Limits {
     pub volume_size: u64,
     /// Bytes of the disk that are left free.
     pub reserve: u64,
+}
+
+impl Limits {
+    /// What a block of this session leaves free: cleaning makes room on a full disk, and takes some before.
+    fn reserve_for(&self, session: SessionId) -> u64 {
+        let room = if session == SessionId::NOBODY { CLEANING_ROOM } else { 0 };
+        self.reserve.saturating_sub(room)
+    }
 }
 
 /// What has become durable, told in order.
@@ -159,7 +170,8 @@ impl Segment {
             tail.closed = true;
             return Err(Refused::Closed);
         }
-        self.allocate(disk, tail, length).map_err(|error| self.refuse(tail, &error))?;
+        let reserve = self.limits.reserve_for(record.session);
+        self.allocate(disk, tail, length, reserve).map_err(|error| self.refuse(tail, &error))?;
         record.sequence = tail.next_sequence;
         record.durable = durable;
         let header = record.encode(self.nonce, tail.offset);
@@ -189,16 +201,16 @@ impl Segment {
     }
 
     /// Reserves disk space for `length` bytes at the tail, in large steps while there is plenty.
-    fn allocate(&self, disk: &dyn Disk, tail: &mut Tail, length: u64) -> io::Result<()> {
+    fn allocate(&self, disk: &dyn Disk, tail: &mut Tail, length: u64, reserve: u64) -> io::Result<()> {
         let needed = tail.offset + length;
         if needed <= tail.allocated {
             return Ok(());
         }
         let available = disk.space()?.available;
         let step_end = (needed.next_multiple_of(ALLOCATE_STEP)).min(self.limits.volume_size).max(needed);
-        let plenty = available >= self.limits.reserve + 2 * ALLOCATE_STEP;
+        let plenty = available >= reserve + 2 * ALLOCATE_STEP;
         let end = if plenty { step_end } else { needed };
-        if available < self.limits.reserve + (end - tail.allocated) {
+        if available < reserve + (end - tail.allocated) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.file.allocate(tail.allocated, end - tail.allocated)?;

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use cairn_common::attr::Timestamp;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, Epoch, Ino, LogIndex, NodeId, Seq, SessionId, VolumeId};
-use cairn_common::namespace::op::{LockType, Op, OpBody, OpResult};
+use cairn_common::namespace::op::{LockType, Op, OpBody, OpResult, Relocation};
 use cairn_common::proto::meta::{ClientInfo, InoRange};
 use cairn_common::wire::codec;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,8 @@ pub enum Command {
     CreateVolume { node: NodeId },
     /// A node has deleted these blocks of the delete queue. Answers `Done`.
     Deleted { node: NodeId, blocks: Vec<BlockRef> },
+    /// A data daemon has copied what was live of some blocks into `block`. Answers `Done`.
+    Relocate { block: BlockRef, length: u32, pieces: Vec<Relocation> },
 }
 
 /// First byte of an entry; the rest is the command by the wire's codec.
@@ -68,7 +70,10 @@ impl Command {
             | Command::AllocateInos { .. }
             | Command::RegisterNode { .. }
             | Command::CreateVolume { .. } => true,
-            Command::Batch { .. } | Command::Reap { .. } | Command::Deleted { .. } => false,
+            Command::Batch { .. }
+            | Command::Reap { .. }
+            | Command::Deleted { .. }
+            | Command::Relocate { .. } => false,
         }
     }
 
@@ -78,7 +83,7 @@ impl Command {
     pub fn needs_space(&self) -> bool {
         match self {
             Command::Batch { ops, .. } => ops.iter().any(|op| grows(&op.body)),
-            Command::OpenSession { .. } | Command::CreateVolume { .. } => true,
+            Command::OpenSession { .. } | Command::CreateVolume { .. } | Command::Relocate { .. } => true,
             _ => false,
         }
     }
@@ -91,7 +96,8 @@ pub(super) fn grows(body: &OpBody) -> bool {
         OpBody::Unlink { .. }
         | OpBody::Rmdir { .. }
         | OpBody::RemoveXattr { .. }
-        | OpBody::ReleaseLocks { .. } => false,
+        | OpBody::ReleaseLocks { .. }
+        | OpBody::Relocate => false,
         // They change an inode that is there; cutting a file is a way to make room.
         OpBody::SetAttr { .. } | OpBody::Touch { .. } => false,
         // An unlock may leave two locks of one, up to a limit; refused, it would keep others waiting.
@@ -106,7 +112,6 @@ pub(super) fn grows(body: &OpBody) -> bool {
         | OpBody::Append { .. }
         | OpBody::Fallocate { .. }
         | OpBody::CloneRange { .. }
-        | OpBody::Relocate { .. }
         | OpBody::CommitAndMove { .. } => true,
     }
 }

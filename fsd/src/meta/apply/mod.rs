@@ -68,6 +68,10 @@ fn answer(tx: &mut Tx, sessions: &mut Sessions, command: Command) -> FsResult<Re
         Command::RegisterNode { node, identity, address } => register_node(tx, node, identity, address),
         Command::CreateVolume { node } => create_volume(tx, node),
         Command::Deleted { node, blocks } => deleted(tx, node, &blocks),
+        Command::Relocate { block, length, pieces } => {
+            namespace::relocate(tx, block, length, &pieces)?;
+            Ok(Reply::Done)
+        }
     }
 }
 

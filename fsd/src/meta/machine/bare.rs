@@ -83,6 +83,6 @@ impl Bare {
     /// Whether this was a session that is over. Not true of one that was never given.
     #[must_use]
     pub fn has_ended(&self, session: SessionId) -> bool {
-        session < self.core.state.next_session && self.core.sessions.get(session).is_none()
+        self.core.state.was_given(session) && self.core.sessions.get(session).is_none()
     }
 }

@@ -291,13 +291,13 @@ impl Machine {
         self.inner.shared.published.read().session(session, durable)
     }
 
-    /// Whether this was a session that is over. Not true of one that was never given: tables that were restored from
-    /// an old copy know nothing of later sessions.
+    /// Whether this was a session that is over. Not true of [`SessionId::NOBODY`], nor of one that was never given: tables
+    /// that were restored from an old copy know nothing of later sessions.
     #[must_use]
     pub fn has_ended(&self, session: SessionId) -> bool {
         let durable = *self.inner.shared.durable.borrow();
         let published = self.inner.shared.published.read();
-        session < published.state.next_session && published.session(session, durable).is_none()
+        published.state.was_given(session) && published.session(session, durable).is_none()
     }
 
     /// All sessions, in order.

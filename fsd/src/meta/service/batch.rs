@@ -119,7 +119,7 @@ impl Plan {
                 self.targets.extend(commit.files.iter().map(|file| file.ino));
                 self.content.extend(commit.files.iter().map(|file| file.ino));
             }
-            OpBody::Append { ino, .. } | OpBody::Fallocate { ino, .. } | OpBody::Relocate { ino, .. } => {
+            OpBody::Append { ino, .. } | OpBody::Fallocate { ino, .. } => {
                 self.targets.push(*ino);
                 self.content.push(*ino);
             }

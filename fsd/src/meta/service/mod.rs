@@ -6,6 +6,7 @@
 
 mod batch;
 mod check;
+mod clean;
 mod files;
 mod finish;
 mod look;
@@ -25,8 +26,8 @@ use cairn_common::namespace::op::{LockRequest, Name};
 use cairn_common::namespace::tables::{BlockUse, HeldLock};
 use cairn_common::proto::meta::{
     AttachReply, AttachRequest, Batch, BatchReply, BlockFate, CloseItem, ClusterMap, DirPage, Event,
-    ExtentPage, FsStat, InoRange, MetaService, MetaStatus, OpenReply, RegisterReply, RegisterRequest,
-    ReportReply, ReportRequest, TreeReport, UserReport,
+    ExtentPage, FileRange, FsStat, InoRange, LivePieces, MetaService, MetaStatus, OpenReply, RegisterReply,
+    RegisterRequest, RelocateRequest, ReportReply, ReportRequest, TreeReport, UserReport,
 };
 use cairn_common::rpc::detached;
 use std::sync::Arc;
@@ -293,5 +294,13 @@ impl MetaService for Service {
         // Rows that were removed since the last checkpoint are walked over: not on a thread that others wait for.
         let read = tokio::task::spawn_blocking(move || self.meta.cluster.last_blocks(node, after));
         read.await.map_err(|_panicked| FsError::Io)?
+    }
+
+    async fn live_pieces(self, _: Context, block: BlockRef, ranges: Vec<FileRange>) -> FsResult<LivePieces> {
+        clean::live_pieces(self.meta, block, ranges).await
+    }
+
+    async fn relocate(self, _: Context, request: RelocateRequest) -> FsResult<()> {
+        detached(async move { clean::relocate(&self.meta, request).await }).await
     }
 }

@@ -377,6 +377,14 @@ mod state {
         pub totals: Totals,
     }
 
+    impl State {
+        /// Whether a mount was given this number.
+        #[must_use]
+        pub fn was_given(&self, session: SessionId) -> bool {
+            session != SessionId::NOBODY && session < self.next_session
+        }
+    }
+
     pub fn encode_state(state: &State) -> Vec<u8> {
         let mut out = vec![VERSION];
         out.extend_from_slice(&state.cluster.0.to_be_bytes());

@@ -112,6 +112,7 @@ async fn only_sessions_that_were_given_can_have_ended() {
     assert!(!machine.has_ended(session) && !machine.has_ended(never_given));
     machine.submit(Command::EndSession { session }).await.unwrap();
     assert!(machine.has_ended(session) && !machine.has_ended(never_given));
+    assert!(!machine.has_ended(SessionId::NOBODY), "who cleans has not committed yet, perhaps");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

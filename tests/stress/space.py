@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Loads of space.sh: they write what leaves blocks partly dead, and know each byte of what must be there.
+
+overwrite FILE MIB TIMES SEED   pages of one file in random order, as many as it has, TIMES over; prints peaks of DATA (from $DATA_DIR)
+scatter DIR FILES KEEP_EACH     many small files; all but each KEEP_EACH-th are removed
+verify DIR KEEP_EACH            those that were kept, byte for byte
+watch DIR KEEP_EACH FLAG        the same again and again until the file FLAG is there; prints how often
+"""
+
+import os
+import random
+import subprocess
+import sys
+
+PAGE = 4096
+
+
+def used(directory):
+    """Bytes that the directory takes on its disk."""
+    return int(subprocess.run(["du", "-s", "-B1", directory], check=True, capture_output=True, text=True).stdout.split()[0])
+
+
+def page(number, version):
+    return (b"%012d %012d " % (number, version)).ljust(PAGE, b"%c" % (65 + version % 26))
+
+
+def overwrite(path, mib, times, seed):
+    pages = int(mib) * 256
+    rng = random.Random(int(seed))
+    versions = [0] * pages
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    for number in range(pages):
+        os.pwrite(fd, page(number, 0), number * PAGE)
+    os.fsync(fd)
+    peak = 0
+    for time in range(1, int(times) + 1):
+        for _ in range(pages):
+            number = rng.randrange(pages)
+            versions[number] = time
+            os.pwrite(fd, page(number, time), number * PAGE)
+        os.fsync(fd)
+        peak = max(peak, used(os.environ["DATA_DIR"]))
+    for number in range(pages):
+        if os.pread(fd, PAGE, number * PAGE) != page(number, versions[number]):
+            sys.exit(f"page {number} is not what was written last")
+    print(f"{peak / (pages * PAGE):.2f}")
+
+
+def content(number):
+    return random.Random(number).randbytes(2000 + number % 9000)
+
+
+def scatter(directory, files, keep):
+    for number in range(int(files)):
+        with open(f"{directory}/{number}", "wb") as file:
+            file.write(content(number))
+    fd = os.open(directory, os.O_RDONLY)
+    os.fsync(fd)
+    subprocess.run(["sync", "-f", directory], check=True)
+    for number in range(int(files)):
+        if number % int(keep):
+            os.unlink(f"{directory}/{number}")
+
+
+def verify(directory, keep):
+    names = os.listdir(directory)
+    for name in names:
+        number = int(name)
+        if number % int(keep):
+            sys.exit(f"{name} was removed")
+        with open(f"{directory}/{name}", "rb") as file:
+            if file.read() != content(number):
+                sys.exit(f"{name} is not what was written")
+    return len(names)
+
+
+def watch(directory, keep, flag):
+    times = 0
+    while not os.path.exists(flag):
+        for name in os.listdir(directory):
+            # Not what the kernel has.
+            fd = os.open(f"{directory}/{name}", os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+        verify(directory, keep)
+        times += 1
+    print(times)
+
+
+def main():
+    commands = {"overwrite": overwrite, "scatter": scatter, "verify": lambda *args: print(verify(*args)), "watch": watch}
+    commands[sys.argv[1]](*sys.argv[2:])
+
+
+main()

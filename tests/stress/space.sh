@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Space comes back: of files that are overwritten page by page, of blocks of which a few small files are left, and of everything when
+# all is removed; while files are read, while daemons are killed, and on a full disk.
+# Usage: space.sh     makes a cluster of its own
+set -euo pipefail
+. "$(dirname "$0")/../../scripts/lib.sh"
+need_packages python3 fuse3 jq
+lib_trap
+work_dir
+failed=0
+fail() { echo "FAILED: $*"; failed=1; }
+ok() { echo "ok      $*"; }
+SPACE=$ROOT/tests/stress/space.py
+export DATA_DIR=$WORK_DIR/data
+mib() { echo $(($(du -s -B1 "$DATA_DIR" | cut -f1) >> 20)); }
+# below MIB WHAT: in time. It takes half a minute until it is looked for what is worth cleaning, once nothing is written any more.
+below() {
+    small() { [ "$(mib)" -lt "$1" ]; }
+    if wait_until 90 small "$1"; then ok "$2: $(mib) MiB on disk, below $1"; else fail "$2: $(mib) MiB on disk, not below $1"; fi
+}
+fsck_finds_nothing() {
+    local out
+    out=$("$(bin cairn)" fsck --meta "$META_ADDR" 2>&1) && ok "fsck $1" || fail "fsck $1: $out"
+}
+
+cluster_start 1
+empty=$(mib)
+echo "an empty data directory takes $empty MiB"
+
+# ---- random overwrites -----------------------------------------------------------------------------------------------
+seed=${SEED:-$RANDOM}
+echo "seed $seed"
+peak=$(python3 "$SPACE" overwrite "$MNT_A/pages" 64 30 "$seed") || fail "what was overwritten"
+ok "64 MiB overwritten 30 times in random order take at most $peak times their size on disk"
+below $((empty + 140)) "64 MiB after that"
+fsck_finds_nothing "after overwriting"
+
+# ---- daemons that are killed meanwhile -------------------------------------------------------------------------------
+python3 "$SPACE" overwrite "$MNT_A/pages" 64 30 "$seed" >"$WORK_DIR/overwrite.log" 2>&1 &
+writer=$!
+for who in data meta both data; do
+    sleep "0.$((RANDOM % 9 + 1))"
+    case $who in meta) ;; *) kill_hard "$DATA_PID" ;; esac
+    case $who in data) ;; *) kill_hard "$META_PID" && meta_start ;; esac
+    case $who in meta) ;; *) data_start ;; esac
+done
+gone "$writer" && fail "the writer was done before the last kill: $(cat "$WORK_DIR/overwrite.log")"
+if wait "$writer"; then ok "nothing was lost while daemons were killed"; else fail "while daemons were killed: $(cat "$WORK_DIR/overwrite.log")"; fi
+below $((empty + 150)) "64 MiB after that, and what a killed daemon stored and nobody uses"
+fsck_finds_nothing "after killing"
+rm "$MNT_A/pages"
+
+# ---- what is left of small files -------------------------------------------------------------------------------------
+mkdir "$MNT_A/small"
+python3 "$SPACE" scatter "$MNT_A/small" 20000 10
+before=$(mib)
+[ "$before" -gt $((empty + 60)) ] || fail "20,000 files take $before MiB only"
+python3 "$SPACE" watch "$MNT_A/small" 10 "$WORK_DIR/enough" >"$WORK_DIR/watched" 2>&1 &
+watcher=$!
+# 2,000 files are 13 MiB.
+below $((empty + 50)) "each tenth of 20,000 small files, $before MiB before"
+touch "$WORK_DIR/enough"
+if wait "$watcher"; then ok "all was right while they were moved, $(cat "$WORK_DIR/watched") times over"; else fail "reading meanwhile: $(cat "$WORK_DIR/watched")"; fi
+fsck_finds_nothing "after removing nine of ten"
+
+# ---- all of it -------------------------------------------------------------------------------------------------------
+rm -r "$MNT_A/small"
+# Besides, a killed daemon may have stored a block or two that wait for their hour.
+below $((empty + 12)) "nothing"
+cluster_stop || fail "the cluster did not end cleanly"
+exit $failed
