@@ -213,3 +213,39 @@ async fn tombstones_that_cannot_be_read_take_their_volume_out_of_service_only() 
     assert_eq!(read_all(&store, blocks[0]).await, Err(FsError::NotFound));
     assert_ne!(store.put(put_request(content(1, 10))).await.unwrap().volume, blocks[0].volume);
 }
+
+/// The kernel goes on showing what it could not sync: a process that believed it would confirm deletes that go with the power,
+/// and write behind blocks that are not on the disk.
+#[tokio::test]
+async fn what_a_failed_sync_left_in_memory_is_not_believed_by_the_next_process() {
+    for seed in 0..8 {
+        let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+        let blocks = ten_blocks(&disk, &ids, true).await;
+        let store = open(&disk, VOLUME, &ids).await.unwrap();
+        store.delete(vec![blocks[1]]).await.all().unwrap();
+        until(async || store.volumes().len() == 2).await;
+        disk.fail_always(Call::Sync, 0, std::io::ErrorKind::Other);
+        assert_eq!(store.delete(vec![blocks[2]]).await.failed, Some(FsError::Io));
+        assert_eq!(store.put(put_request(content(70, LENGTH))).await, Err(FsError::Io));
+
+        let disk = disk.kill();
+        let store = open(&disk, VOLUME, &ids).await.unwrap();
+        store.delete(vec![blocks[2]]).await.all().unwrap();
+        let mut later = Vec::new();
+        for tag in 0..3 {
+            later.push(store.put(put_request(content(tag, LENGTH))).await.unwrap());
+        }
+        let store = open(&disk.power_cycle(seed), VOLUME, &ids).await.unwrap();
+        check(&store, &blocks, &[1, 2]).await;
+        check(&store, &later, &[]).await;
+        let mut listed = store.list(blocks[0].volume, 0).unwrap();
+        listed.retain(|block| !block.deleted);
+        let whole = listed.iter().map(|block| async { read_all(&store, block.block).await.unwrap() });
+        futures::future::join_all(whole).await;
+        let volumes = store.stat().await.unwrap().volumes;
+        assert!(
+            volumes.iter().all(|volume| !volume.sealed),
+            "damage is seen where there is none: {volumes:?}"
+        );
+    }
+}
