@@ -129,11 +129,21 @@ impl Running {
         answers
     }
 
+    /// As the store does: a sealed volume without blocks goes.
+    fn retire(&mut self, volume: &Volume) {
+        if volume.is_spent() && self.volumes.remove(&volume.id()).is_some() {
+            drop(volume.remove_files());
+        }
+    }
+
     fn do_chores(&mut self) {
         while let Ok(chore) = self.chores.try_recv() {
             match chore {
                 // What fails is done at the next start.
-                Chore::Seal(volume) => drop(volume.seal()),
+                Chore::Seal(volume) => {
+                    drop(volume.seal());
+                    self.retire(&volume);
+                }
                 Chore::PrepareSpare => self.wants_volume |= self.lanes.open.lock().spare.is_none(),
             }
         }
@@ -229,6 +239,7 @@ impl World {
     }
 
     pub fn data_loses_power(&mut self) {
+        self.power_went |= self.data.disk.is_off();
         let after = self.data.disk.power_cycle(self.rng.random());
         drop(self.data.disk.kill());
         self.data_dies(after);
@@ -410,7 +421,10 @@ impl World {
             by_volume.entry(block.volume).or_default().push(block);
         }
         for (id, blocks) in by_volume {
-            if running.volumes.get(&id).is_none_or(|volume| volume.delete(&blocks).is_ok()) {
+            let volume = running.volumes.get(&id).cloned();
+            if volume.as_ref().is_none_or(|volume| volume.delete(&blocks).is_ok()) {
+                volume.inspect(|volume| running.retire(volume));
+                self.record.deletes_end(&blocks);
                 running.deleted.extend(blocks);
             }
         }

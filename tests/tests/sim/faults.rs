@@ -113,7 +113,7 @@ impl World {
 
     /// From now on nothing goes wrong any more.
     pub fn faults_end(&mut self) {
-        if self.plan.calm {
+        if self.plan.faults == 0 {
             return;
         }
         say!(self, "faults end");

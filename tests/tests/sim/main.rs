@@ -17,7 +17,9 @@ mod meta;
 mod mount;
 mod net;
 mod plan;
+mod power;
 mod record;
+mod script;
 mod steps;
 mod trace;
 mod work;
@@ -30,8 +32,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use trace::Trace;
 use world::World;
 
-/// Seeds of a usual run, from 0 on; `CAIRN_SIM_ROUNDS` and `CAIRN_SIM_FIRST` say otherwise.
+/// Seeds of a usual run, from 0 on; `CAIRN_SIM_ROUNDS` and [`FIRST`] say otherwise.
 const ROUNDS: u64 = 1500;
+/// The first of them.
+const FIRST: &str = "CAIRN_SIM_FIRST";
 /// Replays this one, aloud.
 const SEED: &str = "CAIRN_SIM_SEED";
 
@@ -41,9 +45,13 @@ fn run(seed: u64, plan: Plan, loud: bool) -> World {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.run())) {
         eprintln!("{}", world.trace.last_lines());
         eprintln!("{:#?}", world.plan);
-        eprintln!(
-            "seed {seed} fails; again: {SEED}={seed} cargo test -p cairn-tests --test sim random_seeds"
-        );
+        let again = match world.plan.cut {
+            Some(_) => {
+                format!("{FIRST}={seed} CAIRN_POWER_SEEDS=1 cargo test -p cairn-tests --test sim power_goes")
+            }
+            None => format!("{SEED}={seed} cargo test -p cairn-tests --test sim random_seeds"),
+        };
+        eprintln!("seed {seed} fails; again: {again}");
         // What it holds may be in no state to be dropped.
         std::mem::forget(world);
         resume_unwind(panic);
@@ -90,7 +98,7 @@ fn random_seeds() {
         return;
     }
     let rounds = number("CAIRN_SIM_ROUNDS").unwrap_or(ROUNDS);
-    let first = number("CAIRN_SIM_FIRST").unwrap_or(0);
+    let first = number(FIRST).unwrap_or(0);
     let sum = run_seeds(first..first + rounds);
     println!(
         "{rounds} seeds from {first} on: {} events, {} faults, {} restarts of meta, {} failures of its disk, {} checkpoints, {} evictions, \

@@ -43,7 +43,10 @@ pub struct Record {
 
 pub struct Stored {
     pub bytes: Bytes,
+    /// Its delete was asked for.
     pub deleted: bool,
+    /// The data daemon said that it is deleted.
+    pub gone: bool,
 }
 
 /// One session of a mount.
@@ -104,6 +107,15 @@ impl Record {
     /// The end of the session was answered.
     pub fn has_ended(&self, session: SessionId) -> bool {
         self.ended.contains(&session)
+    }
+
+    /// The data daemon says that these are deleted for good.
+    pub fn deletes_end(&mut self, blocks: &[BlockRef]) {
+        for block in blocks {
+            if let Some(stored) = self.blocks.get_mut(block) {
+                stored.gone = true;
+            }
+        }
     }
 
     /// The data daemon is about to delete these.
