@@ -16,8 +16,8 @@ use cairn_fsd::data::opening::open_volumes;
 use cairn_fsd::data::report::Counters;
 use cairn_fsd::data::volume::Volume;
 use cairn_fsd::data::volume::segment::Limits;
-use cairn_fsd::disk::Disk;
 use cairn_fsd::disk::sim::SimDisk;
+use cairn_fsd::disk::{Disk, is_full};
 use parking_lot::Mutex;
 use rand::Rng;
 use std::collections::BTreeMap;
@@ -26,7 +26,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Small, so that volumes are sealed and followed by others all the time.
-const LIMITS: Limits = Limits { volume_size: 96 << 10, reserve: 0 };
+const LIMITS: Limits = Limits { volume_size: 96 << 10, reserve: RESERVE };
+/// What blocks leave free, so that deletes go on when the disk is full.
+pub const RESERVE: u64 = 256 << 10;
 const REPORT_EVERY: Micros = 2 * SECOND;
 const RETRY: Micros = SECOND;
 const IDENTITY: u128 = 99;
@@ -61,6 +63,8 @@ pub struct Data {
     clock: Arc<DriftingClock>,
     node: Option<NodeId>,
     running: Option<Running>,
+    /// The last put found no space.
+    full: bool,
 }
 
 struct Running {
@@ -82,7 +86,7 @@ struct Running {
 
 impl Data {
     pub fn new(clock: Arc<DriftingClock>) -> Data {
-        Data { disk: SimDisk::new(), life: 0, clock, node: None, running: None }
+        Data { disk: SimDisk::new(), life: 0, clock, node: None, running: None, full: false }
     }
 
     pub fn is_up(&self) -> bool {
@@ -273,6 +277,10 @@ impl World {
 
     fn data_answers(&mut self, answers: Vec<(Tag, FsResult<BlockRef>)>) {
         for (tag, answer) in answers {
+            self.data.full |= answer == Err(FsError::NoSpace);
+            self.record.puts_without_room += u64::from(answer == Err(FsError::NoSpace));
+            self.record.puts_with_room_again +=
+                u64::from(answer.is_ok() && std::mem::take(&mut self.data.full));
             self.send_from_data(tag, Answer::Put(answer));
         }
         self.plan_ask(0);
@@ -422,7 +430,14 @@ impl World {
         }
         for (id, blocks) in by_volume {
             let volume = running.volumes.get(&id).cloned();
-            if volume.as_ref().is_none_or(|volume| volume.delete(&blocks).is_ok()) {
+            let deleted = volume.as_ref().map_or(Ok(()), |volume| volume.delete(&blocks));
+            let no_space = deleted.as_ref().is_err_and(is_full);
+            // What is reserved is for this.
+            assert!(!no_space || self.plan.data_disk, "a full disk keeps blocks from being deleted");
+            if deleted.is_ok() {
+                if self.data.full {
+                    self.record.deletes_when_full += blocks.len() as u64;
+                }
                 volume.inspect(|volume| running.retire(volume));
                 self.record.deletes_end(&blocks);
                 running.deleted.extend(blocks);

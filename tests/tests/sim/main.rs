@@ -83,6 +83,9 @@ fn run_seeds(seeds: Range<u64>) -> Record {
         sum.grants += record.grants;
         sum.lost_locks += record.lost_locks;
         sum.looks += record.looks;
+        sum.puts_without_room += record.puts_without_room;
+        sum.deletes_when_full += record.deletes_when_full;
+        sum.puts_with_room_again += record.puts_with_room_again;
     }
     sum
 }
@@ -103,7 +106,7 @@ fn random_seeds() {
     println!(
         "{rounds} seeds from {first} on: {} events, {} faults, {} restarts of meta, {} failures of its disk, {} checkpoints, {} evictions, \
          {} replays, {} repeated messages, {} answers checked, {} commits, {} blocks deleted, {} reads, {} lock grants, \
-         {} locks lost with the power, {} looks",
+         {} locks lost with the power, {} looks, {} puts without room, {} blocks deleted then, {} with room again",
         sum.events,
         sum.faults,
         sum.restarts,
@@ -118,7 +121,10 @@ fn random_seeds() {
         sum.reads,
         sum.grants,
         sum.lost_locks,
-        sum.looks
+        sum.looks,
+        sum.puts_without_room,
+        sum.deletes_when_full,
+        sum.puts_with_room_again
     );
     // What never happens proves nothing.
     let happened = [
@@ -134,8 +140,12 @@ fn random_seeds() {
         sum.reads,
         sum.grants,
         sum.looks,
+        sum.puts_without_room,
+        sum.puts_with_room_again,
     ];
     assert!(rounds < ROUNDS || happened.iter().all(|count| *count > rounds / 10), "{happened:?}");
+    // Most deletes come of new data, for which there is no room.
+    assert!(rounds < ROUNDS || sum.deletes_when_full > rounds / 50);
 }
 
 /// Else a seed that fails could not be looked at.

@@ -33,6 +33,8 @@ pub struct Plan {
     pub data_kill: bool,
     pub data_power: bool,
     pub data_disk: bool,
+    /// The data daemon's disk runs full, and has room again later.
+    pub data_full: bool,
     pub mount_dies: bool,
     pub cuts: bool,
     pub partitions: bool,
@@ -67,7 +69,10 @@ impl Plan {
             repeat_permille: [0, 50, 300][rng.random_range(0..3)],
             ..plan
         };
+        // Drawn last, so that other seeds stay what they were.
+        plan.data_full = rng.random_range(0..100) < 30;
         if plan.calm {
+            plan.data_full = false;
             (plan.faults, plan.loss_permille) = (0, 0);
             (plan.meta_power, plan.data_power) = (false, false);
         }

@@ -37,6 +37,10 @@ pub struct Record {
     pub grants: u64,
     pub lost_locks: u64,
     pub looks: u64,
+    /// Puts that a full disk refused, blocks that were deleted then, and first puts that it took again.
+    pub puts_without_room: u64,
+    pub deletes_when_full: u64,
+    pub puts_with_room_again: u64,
     /// How long the journal is at least, as mounts were told.
     pub journal_told: u64,
 }
