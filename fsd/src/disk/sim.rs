@@ -171,6 +171,12 @@ impl SimDisk {
         self.state.lock().capacity = Some(bytes);
     }
 
+    /// From now on the files take no more than so many bytes beside what they take already; `None`: as many as they want.
+    pub fn limit(&self, more: Option<u64>) {
+        let mut state = self.state.lock();
+        state.capacity = more.map(|more| state.used() + more);
+    }
+
     /// The power goes after `count` more changes (writes, syncs, names); the next one happens in part.
     pub fn power_off_after(&self, count: u64) {
         let mut state = self.state.lock();
@@ -289,11 +295,15 @@ impl State {
         self.files.entry(id).or_default()
     }
 
+    fn used(&self) -> u64 {
+        let blocks: usize =
+            self.names.values().filter_map(|id| self.files.get(id)).map(|f| f.blocks.len()).sum();
+        (blocks * BLOCK) as u64
+    }
+
     fn free(&self) -> u64 {
         let Some(capacity) = self.capacity else { return self.available };
-        let used: usize =
-            self.names.values().filter_map(|id| self.files.get(id)).map(|f| f.blocks.len()).sum();
-        capacity.saturating_sub((used * BLOCK) as u64)
+        capacity.saturating_sub(self.used())
     }
 
     /// Gives the range of a file the space that it lacks, all of it or none.
@@ -597,6 +607,12 @@ mod tests {
         assert_eq!(free(), 9);
         disk.remove("f").unwrap();
         assert_eq!(free(), 10);
+        let file = disk.create("g").unwrap();
+        write_all_at(&*file, &[&[1; 2 * BLOCK]], 0).unwrap();
+        disk.limit(Some(3 * BLOCK as u64));
+        assert_eq!(free(), 3);
+        disk.limit(None);
+        file.allocate(0, 100 * BLOCK as u64).unwrap();
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct Cluster {
     machine: Machine,
     reports: Mutex<HashMap<NodeId, Report>>,
     reported: Notify,
-    /// Counts changes of addresses and volumes; begins above that of every earlier incarnation.
+    /// Counts changes of addresses and volumes, and daemons that come back; begins above that of every earlier incarnation.
     epoch: AtomicU64,
     started: Instant,
 }
@@ -106,7 +106,11 @@ impl Cluster {
         self.check_known(node)?;
         self.check_history(&request.stat);
         let report = Report { stat: request.stat, at: Instant::now() };
-        self.reports.lock().insert(node, report);
+        let before = self.reports.lock().insert(node, report);
+        if !before.is_some_and(|before| before.is_alive()) {
+            // Mounts whose map says that it is away ask for another.
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+        }
         self.reported.notify_waiters();
         if !request.deleted.is_empty() {
             self.machine.submit(Command::Deleted { node, blocks: request.deleted }).await?;

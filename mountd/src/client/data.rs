@@ -79,12 +79,12 @@ impl BlockClient {
         Ok(())
     }
 
-    /// The daemon for a new block; asks for the map where none is known.
-    async fn choose(&self) -> FsResult<(NodeId, Pool<DataServiceClient>)> {
-        let mut chosen = self.nodes.lock().choose(Instant::now());
+    /// The daemon for a new block, none of the `full` ones; asks for the map where none is known.
+    async fn choose(&self, full: &[NodeId]) -> FsResult<(NodeId, Pool<DataServiceClient>)> {
+        let mut chosen = self.nodes.lock().choose(Instant::now(), full);
         if chosen.is_none() {
             self.refresh().await?;
-            chosen = self.nodes.lock().choose(Instant::now());
+            chosen = self.nodes.lock().choose(Instant::now(), full);
         }
         let (node, address) = chosen.ok_or(FsError::Unavailable)?;
         Ok((node, self.pool(node, &address)?))
@@ -100,8 +100,30 @@ impl BlockClient {
         self.pool(node, &address)
     }
 
+    /// Stores a block where there is room: there is no space only if all daemons that live say so, one that was added
+    /// meanwhile among them.
     async fn put_once(&self, request: PutRequest) -> FsResult<BlockRef> {
-        let (node, pool) = self.choose().await?;
+        let mut full = Vec::new();
+        loop {
+            let (node, pool) = self.choose(&full).await?;
+            let result = self.put_to(node, &pool, request.clone()).await;
+            if !matches!(result, Err(FsError::NoSpace)) {
+                return result;
+            }
+            full.push(node);
+            self.refresh().await?;
+            if !self.nodes.lock().has_room_beside(&full) {
+                return result;
+            }
+        }
+    }
+
+    async fn put_to(
+        &self,
+        node: NodeId,
+        pool: &Pool<DataServiceClient>,
+        request: PutRequest,
+    ) -> FsResult<BlockRef> {
         let result = pool
             .call(DATA_DEADLINE, |client, context| async move { client.put(context, request).await })
             .await;

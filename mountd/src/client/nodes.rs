@@ -50,9 +50,10 @@ impl Nodes {
     }
 
     /// Where the next block goes: the daemons in turn, without those that failed lately or are not
-    /// alive, unless there is no other.
-    pub fn choose(&mut self, now: Instant) -> Option<(NodeId, String)> {
-        let mut candidates: Vec<&NodeInfo> = self.nodes.values().collect();
+    /// alive, unless there is no other; never one that is `full`.
+    pub fn choose(&mut self, now: Instant, full: &[NodeId]) -> Option<(NodeId, String)> {
+        let mut candidates: Vec<&NodeInfo> =
+            self.nodes.values().filter(|info| !full.contains(&info.node)).collect();
         candidates.sort_by_key(|info| {
             let avoided = self.failed.get(&info.node).is_some_and(|at| now.duration_since(*at) < AVOID);
             (avoided, !info.alive, info.node)
@@ -64,6 +65,12 @@ impl Nodes {
         let chosen = (chosen.node, chosen.address.clone());
         self.turn = self.turn.wrapping_add(1);
         Some(chosen)
+    }
+
+    /// A daemon lives that is not among the `full` ones.
+    #[must_use]
+    pub fn has_room_beside(&self, full: &[NodeId]) -> bool {
+        self.nodes.values().any(|info| info.alive && !full.contains(&info.node))
     }
 
     /// A put to `node` failed.
@@ -106,7 +113,7 @@ mod tests {
     fn the_living_take_turns() {
         let mut nodes = nodes(&[node(1, true), node(2, true), node(3, false)]);
         let now = Instant::now();
-        let chosen: Vec<u32> = (0..4).filter_map(|_| nodes.choose(now)).map(|(n, _)| n.0).collect();
+        let chosen: Vec<u32> = (0..4).filter_map(|_| nodes.choose(now, &[])).map(|(n, _)| n.0).collect();
         assert_eq!(chosen, [1, 2, 1, 2]);
     }
 
@@ -115,10 +122,10 @@ mod tests {
         let mut nodes = nodes(&[node(1, true), node(2, true)]);
         let now = Instant::now();
         nodes.failed(NodeId(1), now);
-        assert_eq!(nodes.choose(now).map(|(n, _)| n), Some(NodeId(2)));
-        assert_eq!(nodes.choose(now).map(|(n, _)| n), Some(NodeId(2)));
+        assert_eq!(nodes.choose(now, &[]).map(|(n, _)| n), Some(NodeId(2)));
+        assert_eq!(nodes.choose(now, &[]).map(|(n, _)| n), Some(NodeId(2)));
         let later = now + AVOID;
-        let both: std::collections::HashSet<_> = (0..2).filter_map(|_| nodes.choose(later)).collect();
+        let both: std::collections::HashSet<_> = (0..2).filter_map(|_| nodes.choose(later, &[])).collect();
         assert_eq!(both.len(), 2);
     }
 
@@ -127,8 +134,24 @@ mod tests {
         let mut nodes = nodes(&[node(1, false)]);
         let now = Instant::now();
         nodes.failed(NodeId(1), now);
-        assert_eq!(nodes.choose(now).map(|(n, _)| n), Some(NodeId(1)));
-        assert_eq!(Nodes::default().choose(now), None);
+        assert_eq!(nodes.choose(now, &[]).map(|(n, _)| n), Some(NodeId(1)));
+        assert_eq!(Nodes::default().choose(now, &[]), None);
+    }
+
+    #[test]
+    fn a_full_one_is_not_chosen_and_others_have_room_only_if_they_live() {
+        let mut nodes = nodes(&[node(1, true), node(2, true), node(3, false)]);
+        let now = Instant::now();
+        nodes.failed(NodeId(2), now);
+        let full = [NodeId(1)];
+        assert!(nodes.has_room_beside(&full));
+        // It failed lately, so one that may be back comes before it.
+        assert_eq!(nodes.choose(now, &full).map(|(n, _)| n), Some(NodeId(3)));
+        nodes.failed(NodeId(3), now);
+        assert_eq!(nodes.choose(now, &full).map(|(n, _)| n), Some(NodeId(2)));
+        let full = [NodeId(1), NodeId(2)];
+        assert!(!nodes.has_room_beside(&full));
+        assert_eq!(nodes.choose(now, &[NodeId(1), NodeId(2), NodeId(3)]), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::work::names;
 use crate::world::{SECOND, World};
 use bytes::Bytes;
 use cairn_common::attr::FileKind;
+use cairn_common::error::FsError;
 use cairn_common::ids::{BlockRef, Ino, Seq, SessionId};
 use cairn_common::namespace;
 use cairn_common::namespace::op::{Extent, ExtentData};
@@ -112,8 +113,18 @@ impl World {
         for session in self.record.sessions.keys().filter(|session| self.record.has_ended(**session)) {
             assert!(machine.session(*session).is_none(), "session {session} had ended and is back");
         }
+        self.check_root(machine);
         self.check_journal(machine);
         self.check_blocks_used(machine);
+    }
+
+    /// Nobody made anything in the root but what all share and a directory for each session.
+    fn check_root(&self, machine: &Machine) {
+        let mut known = vec![self.meta.shared.journal, self.meta.shared.lock, self.meta.shared.dir];
+        known.extend(self.record.sessions.values().filter_map(|record| record.dir));
+        let found = read(machine, |snapshot| Ok(names(snapshot, Ino::ROOT)));
+        let foreign = found.iter().find(|named| named.parent == Ino::ROOT && !known.contains(&named.ino));
+        assert!(foreign.is_none(), "{:?} is in the root", foreign.map(|named| named.name.clone()));
     }
 
     /// Each record of the journal is there once, in its session's order, and none is missing.
@@ -151,6 +162,10 @@ impl World {
         for (block, stored) in self.record.blocks.iter().filter(|(_, stored)| !stored.deleted) {
             self.check_block(*block, &stored.bytes);
         }
+        for (block, _) in self.record.blocks.iter().filter(|(_, stored)| stored.gone) {
+            let answer = self.data.look(GetRequest { block: *block, offset: 0, length: 1 });
+            assert!(matches!(answer, Some(Err(FsError::NotFound))), "block {block} was deleted and is back");
+        }
     }
 
     fn check_block(&self, block: BlockRef, bytes: &Bytes) {
@@ -177,6 +192,12 @@ impl World {
         let others = (0..self.mounts.len()).filter(|other| *other != index && holds(&self.mounts[*other]));
         let others: Vec<usize> = others.collect();
         assert!(others.is_empty(), "mount {index} is told that it has the lock, but so were {others:?}");
+    }
+
+    /// The data daemon has deleted all blocks that no file uses any more. False while nobody can tell.
+    pub fn are_dead_blocks_gone(&self) -> bool {
+        let queue = |machine| read(machine, |snapshot| snapshot.delete_queue_len());
+        self.meta.machine().is_some_and(|machine| queue(machine) == 0)
     }
 
     /// Everybody has what they wanted, and nothing is left to be cleaned up.

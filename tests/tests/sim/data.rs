@@ -16,8 +16,8 @@ use cairn_fsd::data::opening::open_volumes;
 use cairn_fsd::data::report::Counters;
 use cairn_fsd::data::volume::Volume;
 use cairn_fsd::data::volume::segment::Limits;
-use cairn_fsd::disk::Disk;
 use cairn_fsd::disk::sim::SimDisk;
+use cairn_fsd::disk::{Disk, is_full};
 use parking_lot::Mutex;
 use rand::Rng;
 use std::collections::BTreeMap;
@@ -26,7 +26,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Small, so that volumes are sealed and followed by others all the time.
-const LIMITS: Limits = Limits { volume_size: 96 << 10, reserve: 0 };
+const LIMITS: Limits = Limits { volume_size: 96 << 10, reserve: RESERVE };
+/// What blocks leave free, so that deletes go on when the disk is full.
+pub const RESERVE: u64 = 256 << 10;
 const REPORT_EVERY: Micros = 2 * SECOND;
 const RETRY: Micros = SECOND;
 const IDENTITY: u128 = 99;
@@ -61,6 +63,8 @@ pub struct Data {
     clock: Arc<DriftingClock>,
     node: Option<NodeId>,
     running: Option<Running>,
+    /// The last put found no space.
+    full: bool,
 }
 
 struct Running {
@@ -82,7 +86,7 @@ struct Running {
 
 impl Data {
     pub fn new(clock: Arc<DriftingClock>) -> Data {
-        Data { disk: SimDisk::new(), life: 0, clock, node: None, running: None }
+        Data { disk: SimDisk::new(), life: 0, clock, node: None, running: None, full: false }
     }
 
     pub fn is_up(&self) -> bool {
@@ -129,11 +133,21 @@ impl Running {
         answers
     }
 
+    /// As the store does: a sealed volume without blocks goes.
+    fn retire(&mut self, volume: &Volume) {
+        if volume.is_spent() && self.volumes.remove(&volume.id()).is_some() {
+            drop(volume.remove_files());
+        }
+    }
+
     fn do_chores(&mut self) {
         while let Ok(chore) = self.chores.try_recv() {
             match chore {
                 // What fails is done at the next start.
-                Chore::Seal(volume) => drop(volume.seal()),
+                Chore::Seal(volume) => {
+                    drop(volume.seal());
+                    self.retire(&volume);
+                }
                 Chore::PrepareSpare => self.wants_volume |= self.lanes.open.lock().spare.is_none(),
             }
         }
@@ -229,6 +243,7 @@ impl World {
     }
 
     pub fn data_loses_power(&mut self) {
+        self.power_went |= self.data.disk.is_off();
         let after = self.data.disk.power_cycle(self.rng.random());
         drop(self.data.disk.kill());
         self.data_dies(after);
@@ -262,6 +277,10 @@ impl World {
 
     fn data_answers(&mut self, answers: Vec<(Tag, FsResult<BlockRef>)>) {
         for (tag, answer) in answers {
+            self.data.full |= answer == Err(FsError::NoSpace);
+            self.record.puts_without_room += u64::from(answer == Err(FsError::NoSpace));
+            self.record.puts_with_room_again +=
+                u64::from(answer.is_ok() && std::mem::take(&mut self.data.full));
             self.send_from_data(tag, Answer::Put(answer));
         }
         self.plan_ask(0);
@@ -410,7 +429,17 @@ impl World {
             by_volume.entry(block.volume).or_default().push(block);
         }
         for (id, blocks) in by_volume {
-            if running.volumes.get(&id).is_none_or(|volume| volume.delete(&blocks).is_ok()) {
+            let volume = running.volumes.get(&id).cloned();
+            let deleted = volume.as_ref().map_or(Ok(()), |volume| volume.delete(&blocks));
+            let no_space = deleted.as_ref().is_err_and(is_full);
+            // What is reserved is for this.
+            assert!(!no_space || self.plan.data_disk, "a full disk keeps blocks from being deleted");
+            if deleted.is_ok() {
+                if self.data.full {
+                    self.record.deletes_when_full += blocks.len() as u64;
+                }
+                volume.inspect(|volume| running.retire(volume));
+                self.record.deletes_end(&blocks);
                 running.deleted.extend(blocks);
             }
         }

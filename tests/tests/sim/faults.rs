@@ -1,5 +1,6 @@
 //! What goes wrong, and when it ends.
 
+use crate::data::RESERVE;
 use crate::mount::MountTimer;
 use crate::net::{Direction, Peer};
 use crate::say;
@@ -19,6 +20,8 @@ pub enum Fault {
     DataPower,
     DataPowerSoon,
     DataDisk,
+    DataFull,
+    DataHasRoom,
     MountDies,
     Cut,
     Partition,
@@ -26,6 +29,7 @@ pub enum Fault {
 
 impl World {
     pub fn plan_faults(&mut self) {
+        self.plan_full_disk();
         let plan = self.plan.clone();
         let kinds: Vec<Fault> = [
             (plan.meta_kill, Fault::MetaKill),
@@ -51,6 +55,18 @@ impl World {
             let after = self.rng.random_range(SECOND / 2..plan.horizon);
             self.schedule(after, Event::Fault(fault));
         }
+    }
+
+    /// Some bytes are left, and some are free again later.
+    fn plan_full_disk(&mut self) {
+        if !self.plan.data_full {
+            return;
+        }
+        let half = self.plan.horizon / 2;
+        let full = self.rng.random_range(SECOND / 2..half);
+        self.schedule(full, Event::Fault(Fault::DataFull));
+        let room = full + self.rng.random_range(half / 2..half);
+        self.schedule(room, Event::Fault(Fault::DataHasRoom));
     }
 
     pub fn fault(&mut self, fault: Fault) {
@@ -84,6 +100,11 @@ impl World {
                 let count = self.rng.random_range(0..6);
                 self.data.disk.fail_once(call, count, kind);
             }
+            Fault::DataFull => {
+                let more = RESERVE + self.rng.random_range(0..16 << 10);
+                self.data.disk.limit(Some(more));
+            }
+            Fault::DataHasRoom => self.data.disk.limit(None),
             Fault::MountDies => {
                 let index = self.rng.random_range(0..self.mounts.len());
                 self.mount_dies(index);
@@ -113,7 +134,7 @@ impl World {
 
     /// From now on nothing goes wrong any more.
     pub fn faults_end(&mut self) {
-        if self.plan.calm {
+        if self.plan.faults == 0 {
             return;
         }
         say!(self, "faults end");
@@ -137,6 +158,7 @@ impl World {
     }
 
     fn heal_data(&mut self) {
+        self.data.disk.limit(None);
         if self.data.is_up() {
             self.data_killed();
         }

@@ -40,3 +40,9 @@ fn a_late_copy_of_a_batch_that_links_a_file() {
 fn a_file_that_is_closed_before_it_is_made_again() {
     run_seed(1_003_261);
 }
+
+/// A delete whose sync failed was seen in the kernel's memory by the next data daemon, confirmed, and went with the power.
+#[test]
+fn a_delete_that_only_the_kernel_knew() {
+    run_seed(970);
+}

@@ -17,7 +17,9 @@ mod meta;
 mod mount;
 mod net;
 mod plan;
+mod power;
 mod record;
+mod script;
 mod steps;
 mod trace;
 mod work;
@@ -30,8 +32,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use trace::Trace;
 use world::World;
 
-/// Seeds of a usual run, from 0 on; `CAIRN_SIM_ROUNDS` and `CAIRN_SIM_FIRST` say otherwise.
+/// Seeds of a usual run, from 0 on; `CAIRN_SIM_ROUNDS` and [`FIRST`] say otherwise.
 const ROUNDS: u64 = 1500;
+/// The first of them.
+const FIRST: &str = "CAIRN_SIM_FIRST";
 /// Replays this one, aloud.
 const SEED: &str = "CAIRN_SIM_SEED";
 
@@ -41,9 +45,13 @@ fn run(seed: u64, plan: Plan, loud: bool) -> World {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.run())) {
         eprintln!("{}", world.trace.last_lines());
         eprintln!("{:#?}", world.plan);
-        eprintln!(
-            "seed {seed} fails; again: {SEED}={seed} cargo test -p cairn-tests --test sim random_seeds"
-        );
+        let again = match world.plan.cut {
+            Some(_) => {
+                format!("{FIRST}={seed} CAIRN_POWER_SEEDS=1 cargo test -p cairn-tests --test sim power_goes")
+            }
+            None => format!("{SEED}={seed} cargo test -p cairn-tests --test sim random_seeds"),
+        };
+        eprintln!("seed {seed} fails; again: {again}");
         // What it holds may be in no state to be dropped.
         std::mem::forget(world);
         resume_unwind(panic);
@@ -75,6 +83,9 @@ fn run_seeds(seeds: Range<u64>) -> Record {
         sum.grants += record.grants;
         sum.lost_locks += record.lost_locks;
         sum.looks += record.looks;
+        sum.puts_without_room += record.puts_without_room;
+        sum.deletes_when_full += record.deletes_when_full;
+        sum.puts_with_room_again += record.puts_with_room_again;
     }
     sum
 }
@@ -90,12 +101,12 @@ fn random_seeds() {
         return;
     }
     let rounds = number("CAIRN_SIM_ROUNDS").unwrap_or(ROUNDS);
-    let first = number("CAIRN_SIM_FIRST").unwrap_or(0);
+    let first = number(FIRST).unwrap_or(0);
     let sum = run_seeds(first..first + rounds);
     println!(
         "{rounds} seeds from {first} on: {} events, {} faults, {} restarts of meta, {} failures of its disk, {} checkpoints, {} evictions, \
          {} replays, {} repeated messages, {} answers checked, {} commits, {} blocks deleted, {} reads, {} lock grants, \
-         {} locks lost with the power, {} looks",
+         {} locks lost with the power, {} looks, {} puts without room, {} blocks deleted then, {} with room again",
         sum.events,
         sum.faults,
         sum.restarts,
@@ -110,7 +121,10 @@ fn random_seeds() {
         sum.reads,
         sum.grants,
         sum.lost_locks,
-        sum.looks
+        sum.looks,
+        sum.puts_without_room,
+        sum.deletes_when_full,
+        sum.puts_with_room_again
     );
     // What never happens proves nothing.
     let happened = [
@@ -126,8 +140,12 @@ fn random_seeds() {
         sum.reads,
         sum.grants,
         sum.looks,
+        sum.puts_without_room,
+        sum.puts_with_room_again,
     ];
     assert!(rounds < ROUNDS || happened.iter().all(|count| *count > rounds / 10), "{happened:?}");
+    // Most deletes come of new data, for which there is no room.
+    assert!(rounds < ROUNDS || sum.deletes_when_full > rounds / 50);
 }
 
 /// Else a seed that fails could not be looked at.

@@ -2,6 +2,7 @@
 //! threads and timers do, timers of the world do here.
 
 use crate::net::{Peer, Tag};
+use crate::power::At;
 use crate::say;
 use crate::world::{DriftingClock, Event, MILLI, Micros, SECOND, World};
 use cairn_common::attr::{Caller, FileKind, Timestamp};
@@ -162,6 +163,7 @@ impl World {
         drop(_inside);
         self.meta.shared = shared;
         drop((machine, runtime));
+        self.plan_cut(At::Meta);
         self.meta_start();
     }
 
@@ -234,6 +236,7 @@ impl World {
 
     /// What it finds after a loss of power.
     pub fn powerless_disk(&mut self) -> SimDisk {
+        self.power_went |= self.meta.disk.is_off();
         let after = self.meta.disk.power_cycle(self.rng.random());
         drop(self.meta.disk.kill());
         after
@@ -276,18 +279,23 @@ impl World {
     }
 
     pub fn meta_timer_ends(&mut self, timer: MetaTimer) {
-        if matches!(timer, MetaTimer::Start) {
-            return self.meta_start();
+        match timer {
+            MetaTimer::Start => return self.meta_start(),
+            MetaTimer::Checkpoint => {
+                self.plan_checkpoint();
+                self.checkpoint_now();
+                return;
+            }
+            _ => {}
         }
         let Some(running) = self.meta.running.as_mut() else { return };
         let _inside = running.runtime.enter();
         match timer {
-            MetaTimer::Start => {}
+            MetaTimer::Start | MetaTimer::Checkpoint => {}
             MetaTimer::Synced => {
                 running.syncing = false;
                 running.machine.sync_log();
             }
-            MetaTimer::Checkpoint => running.machine.checkpoint(),
             MetaTimer::GraceEnds => running.service.sessions().end_recovery(),
             MetaTimer::Reap(ino) => {
                 // Pending only where the disk failed: then the machine has, too.
@@ -325,11 +333,18 @@ impl World {
             }
         }
         drop(_inside);
-        if matches!(timer, MetaTimer::Checkpoint) {
-            self.record.checkpoints += 1;
-            self.plan_checkpoint();
-        }
         self.pump();
+    }
+
+    /// False if the daemon is away.
+    pub fn checkpoint_now(&mut self) -> bool {
+        let Some(running) = self.meta.running.as_ref() else { return false };
+        let inside = running.runtime.enter();
+        running.machine.checkpoint();
+        drop(inside);
+        self.record.checkpoints += 1;
+        self.pump();
+        true
     }
 
     /// Lets everything in the daemon go on as far as it can.

@@ -311,6 +311,10 @@ impl World {
 
     fn mount_starts(&mut self, index: usize) {
         if self.mounts[index].process.is_none() {
+            if self.plan.cut.is_some() {
+                // The script begins again with the session.
+                self.mounts[index].steps_left = self.plan.steps;
+            }
             self.mounts[index].process = Some(Process::new());
             self.attach(index);
             self.mount_timer(index, 0, MountTimer::Step);

@@ -1,5 +1,7 @@
 //! What a seed has in store: how many mounts, how long they work, and which faults there are.
 
+use crate::power::Cut;
+use crate::script::SCRIPT;
 use crate::world::{Micros, SECOND};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -8,8 +10,10 @@ use rand::{Rng, SeedableRng};
 const CALM: u64 = 20;
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Plan {
+    /// The script in place of random steps, and one loss of power in place of random faults.
+    pub cut: Option<Cut>,
     pub mounts: usize,
     /// Nothing goes wrong, so nobody may wait long.
     pub calm: bool,
@@ -29,6 +33,8 @@ pub struct Plan {
     pub data_kill: bool,
     pub data_power: bool,
     pub data_disk: bool,
+    /// The data daemon's disk runs full, and has room again later.
+    pub data_full: bool,
     pub mount_dies: bool,
     pub cuts: bool,
     pub partitions: bool,
@@ -41,13 +47,7 @@ impl Plan {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed_0f7a_91a9_0001);
         let mut often = |percent: u32| rng.random_range(0..100) < percent;
         let plan = Plan {
-            mounts: 1,
             calm: seed % CALM == 3,
-            steps: 0,
-            horizon: 0,
-            faults: 0,
-            loss_permille: 0,
-            repeat_permille: 0,
             drift: if often(50) { 100 } else { 0 },
             meta_kill: often(60),
             meta_power: often(60),
@@ -58,6 +58,7 @@ impl Plan {
             mount_dies: often(40),
             cuts: often(60),
             partitions: often(40),
+            ..Plan::default()
         };
         let mut plan = Plan {
             mounts: rng.random_range(1..=4),
@@ -68,10 +69,19 @@ impl Plan {
             repeat_permille: [0, 50, 300][rng.random_range(0..3)],
             ..plan
         };
+        // Drawn last, so that other seeds stay what they were.
+        plan.data_full = rng.random_range(0..100) < 30;
         if plan.calm {
+            plan.data_full = false;
             (plan.faults, plan.loss_permille) = (0, 0);
             (plan.meta_power, plan.data_power) = (false, false);
         }
         plan
+    }
+
+    /// The script, with one loss of power. Nothing else goes wrong; but who comes anew waits until a session that nobody
+    /// has any more is over.
+    pub fn scripted(cut: Cut) -> Plan {
+        Plan { cut: Some(cut), mounts: 1, steps: SCRIPT.len() as u32, ..Plan::default() }
     }
 }

@@ -37,13 +37,20 @@ pub struct Record {
     pub grants: u64,
     pub lost_locks: u64,
     pub looks: u64,
+    /// Puts that a full disk refused, blocks that were deleted then, and first puts that it took again.
+    pub puts_without_room: u64,
+    pub deletes_when_full: u64,
+    pub puts_with_room_again: u64,
     /// How long the journal is at least, as mounts were told.
     pub journal_told: u64,
 }
 
 pub struct Stored {
     pub bytes: Bytes,
+    /// Its delete was asked for.
     pub deleted: bool,
+    /// The data daemon said that it is deleted.
+    pub gone: bool,
 }
 
 /// One session of a mount.
@@ -104,6 +111,15 @@ impl Record {
     /// The end of the session was answered.
     pub fn has_ended(&self, session: SessionId) -> bool {
         self.ended.contains(&session)
+    }
+
+    /// The data daemon says that these are deleted for good.
+    pub fn deletes_end(&mut self, blocks: &[BlockRef]) {
+        for block in blocks {
+            if let Some(stored) = self.blocks.get_mut(block) {
+                stored.gone = true;
+            }
+        }
     }
 
     /// The data daemon is about to delete these.

@@ -28,6 +28,9 @@ impl World {
         if steps == 0 {
             return;
         }
+        if self.plan.cut.is_some() {
+            return self.scripted_step(index);
+        }
         let pause = self.plan.horizon / u64::from(self.plan.steps);
         let after = self.rng.random_range(MILLI..2 * pause);
         self.mount_timer(index, after, MountTimer::Step);
@@ -84,7 +87,7 @@ impl World {
         }
     }
 
-    fn make_unnamed(&mut self, index: usize) {
+    pub fn make_unnamed(&mut self, index: usize) {
         let process = self.mounts[index].process.as_mut().expect("it lives");
         let Some(own) = process.own.as_ref() else { return };
         let (parent, ino) = (own.dir, process.fresh());
@@ -117,7 +120,7 @@ impl World {
         }
     }
 
-    fn close_all(&mut self, index: usize) {
+    pub fn close_all(&mut self, index: usize) {
         let process = self.mounts[index].process.as_mut().expect("it lives");
         for ino in process.opens.keys().copied().collect::<Vec<_>>() {
             self.close(index, ino);
@@ -133,9 +136,15 @@ impl World {
             return;
         }
         let stretches = work::stretches(&files, &mut self.rng);
+        self.write_stretches(index, stretches);
+    }
+
+    /// New bytes, in one block.
+    pub fn write_stretches(&mut self, index: usize, stretches: work::Stretches) {
         let length: u32 = stretches.iter().map(|(.., length)| length).sum();
         let mut bytes = vec![0; length as usize];
         self.rng.fill(&mut bytes[..]);
+        let process = self.mounts[index].process.as_mut().expect("it lives");
         let id = process.next_call;
         process.next_call += 1;
         process.writes.insert(id, Write { bytes: bytes.into(), stretches });
@@ -200,7 +209,7 @@ impl World {
         let Some(process) = self.mounts[index].process.as_mut() else { return };
         // A second answer, to a repeated put: its block is never committed.
         let Some(write) = process.writes.remove(&id) else { return };
-        let stored = Stored { bytes: write.bytes, deleted: false };
+        let stored = Stored { bytes: write.bytes, deleted: false, gone: false };
         let before = self.record.blocks.insert(block, stored);
         assert!(before.is_none(), "block {block} is given twice");
         let files = process.files();

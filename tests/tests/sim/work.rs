@@ -145,7 +145,7 @@ pub fn create(parent: Ino, name: Bytes, ino: Ino, kind: FileKind) -> OpBody {
     OpBody::Create(Create { parent, name, ino, kind, perm, umask, rdev: 0, exclusive: true, open: false })
 }
 
-fn remove(entry: &Named) -> OpBody {
+pub fn remove(entry: &Named) -> OpBody {
     let (parent, name) = (entry.parent, entry.name.clone());
     if entry.kind == FileKind::Dir { OpBody::Rmdir { parent, name } } else { OpBody::Unlink { parent, name } }
 }

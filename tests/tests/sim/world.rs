@@ -9,6 +9,7 @@ use crate::meta::{Meta, MetaTimer};
 use crate::mount::{Mount, MountTimer};
 use crate::net::{Net, Tag};
 use crate::plan::Plan;
+use crate::power::At;
 use crate::record::Record;
 use crate::trace::Trace;
 use bytes::Bytes;
@@ -155,6 +156,10 @@ pub struct World {
     pub mounts: Vec<Mount>,
     pub record: Record,
     pub trace: Trace,
+    /// The power of a daemon has gone in the middle of something.
+    pub power_went: bool,
+    /// The plan's loss of power has been.
+    pub cut_is_over: bool,
 }
 
 impl World {
@@ -182,12 +187,15 @@ impl World {
             mounts,
             record: Record::default(),
             trace,
+            power_went: false,
+            cut_is_over: false,
         }
     }
 
     /// The whole run; panics where something that must hold does not.
     pub fn run(&mut self) {
         self.meta_first_start();
+        self.plan_cut(At::Data);
         self.data_start();
         for index in 0..self.mounts.len() {
             let after = self.rng.random_range(0..SECOND);
@@ -213,6 +221,7 @@ impl World {
             self.record.events += 1;
             assert!(self.record.events < EVENTS_MAX, "too much happens: {}", self.who_waits());
             self.happen(next.event);
+            self.cut_spreads();
         }
         self.now = end;
         self.shown.store(end, Ordering::Relaxed);

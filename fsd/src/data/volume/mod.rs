@@ -10,7 +10,7 @@ pub mod segment;
 pub mod tombstone;
 
 use super::history::Found;
-use crate::disk::{Disk, DiskFile, read_exact_at, read_whole};
+use crate::disk::{Disk, DiskFile, read_exact_at, read_whole, trust_only_the_disk};
 use crate::durable;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, ClusterId, NodeId, VolumeId};
@@ -493,6 +493,7 @@ fn recover(
     dead: &[Tombstone],
     limits: Limits,
 ) -> io::Result<(Segment, Visible, Condition)> {
+    trust_only_the_disk(&**file)?;
     let mut dead = dead.to_vec();
     dead.sort_unstable();
     let is_dead = |record: &Record| dead.binary_search(&(record.sequence, record.cookie)).is_ok();
@@ -506,11 +507,10 @@ fn recover(
         if file.len()? != scan.end {
             // What was cut must not be met behind a new record.
             file.truncate(scan.end)?;
+            file.sync_data()?;
         }
         if scan.clean { Condition::Open } else { Condition::Recovered }
     };
-    // After a crash of the process alone, what was found may still be in memory only.
-    file.sync_data()?;
     let segment = Segment::new(file.clone(), nonce, scan.end, scan.next_sequence, limits);
     Ok((segment, Visible::new(Index::Memory(scan.index), scan.end, false), condition))
 }

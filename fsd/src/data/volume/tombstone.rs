@@ -5,7 +5,7 @@
 //! write nobody knows what the file holds, so the next delete writes a new one in its place.
 
 use super::format::{FormatError, Reader, Writer, read_u32};
-use crate::disk::{Disk, DiskFile, read_whole, write_all_at};
+use crate::disk::{Disk, DiskFile, read_whole, trust_only_the_disk, write_all_at};
 use crate::durable;
 use cairn_common::ids::VolumeId;
 use cairn_common::wire::checksum::crc32c_of_parts;
@@ -45,18 +45,21 @@ impl TombstoneLog {
         nonce: u64,
     ) -> io::Result<(TombstoneLog, Vec<Tombstone>)> {
         let mut log = TombstoneLog::new(name, volume, nonce);
-        let bytes = match read_whole(disk, &log.name) {
-            Ok(bytes) => bytes,
+        let file = match disk.open(&log.name) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((log, Vec::new())),
             Err(error) => return Err(error),
         };
+        // A delete whose sync failed was not confirmed, and must not be on the word of the kernel's memory.
+        trust_only_the_disk(&*file)?;
+        let bytes = read_whole(disk, &log.name)?;
         let header = log.check_header(&bytes);
         let records = bytes.get(HEADER..).unwrap_or_default().chunks(RECORD);
         let found: Vec<Tombstone> = records.clone().filter_map(|r| decode(r, nonce)).collect();
         // Only a log without torn records is appended to.
         match header {
             Ok(()) if found.len() == records.len() => {
-                log.file = Some((disk.open(&log.name)?, bytes.len() as u64));
+                log.file = Some((file, bytes.len() as u64));
             }
             Ok(()) => {}
             // Nobody refers to a deleted block any more: to forget some deletes costs only space.

@@ -198,6 +198,14 @@ impl Shared {
         if room.wants_a_look() {
             // One that does not answer this fails what is written next, which says so.
             room.looked(self.disk.space().ok().map(|space| space.available));
+            if room.is_news() {
+                tracing::warn!(
+                    target: "cairn",
+                    "less than {} MiB of the metadata directory's disk are free: what needs room is refused (ENOSPC), \
+                     removing works; docs/operating/recovery.md tells what to do",
+                    room.reserve() >> 20
+                );
+            }
         }
     }
 

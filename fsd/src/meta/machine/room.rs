@@ -27,6 +27,8 @@ pub struct Room {
     since_look: u64,
     /// Bytes known to be free inside of the tables' file.
     idle: u64,
+    /// It has been told that the disk is full.
+    told: bool,
 }
 
 /// What waits for the next checkpoint.
@@ -41,7 +43,7 @@ pub struct Waiting {
 impl Room {
     /// A room that wants to be looked at first. Of its space, `reserve` bytes are for those who remove.
     pub fn new(reserve: u64) -> Room {
-        Room { reserve, available: None, since_look: LOOK_EVERY, idle: 0 }
+        Room { reserve, available: None, since_look: LOOK_EVERY, idle: 0, told: false }
     }
 
     pub fn logged(&mut self, bytes: u64) {
@@ -60,6 +62,17 @@ impl Room {
     /// Nothing may grow.
     pub fn is_full(&self) -> bool {
         self.available.is_some_and(|available| available.saturating_add(self.idle) < self.reserve)
+    }
+
+    /// True once each time that nothing may grow any more: not again before there was plenty of room.
+    pub fn is_news(&mut self) -> bool {
+        self.told &= self.is_near();
+        self.is_full() && !std::mem::replace(&mut self.told, true)
+    }
+
+    /// What growing leaves free.
+    pub fn reserve(&self) -> u64 {
+        self.reserve
     }
 
     /// It matters how much is free inside of the tables' file.
@@ -132,6 +145,22 @@ mod tests {
         assert!(!room.is_full());
         room.stored(1);
         assert!(room.is_full());
+    }
+
+    #[test]
+    fn it_is_told_once_that_the_disk_is_full() {
+        let mut room = room(RESERVE);
+        assert!(!room.is_news());
+        room.looked(Some(RESERVE - 1));
+        assert!(room.is_news() && !room.is_news());
+        room.looked(Some(RESERVE));
+        assert!(!room.is_news());
+        room.looked(Some(RESERVE - 1));
+        assert!(!room.is_news(), "to and fro is no news");
+        room.looked(Some(NEAR * RESERVE));
+        assert!(!room.is_news());
+        room.looked(Some(0));
+        assert!(room.is_news());
     }
 
     #[test]
