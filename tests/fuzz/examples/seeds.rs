@@ -9,6 +9,7 @@ use bytes::Bytes;
 use cairn_common::attr::{Attr, Caller, FileKind, SetAttr, SetTime, Timestamp};
 use cairn_common::error::FsError;
 use cairn_common::ids::{BlockRef, ClusterId, Epoch, Ino, LogIndex, NodeId, Seq, SessionId, VolumeId};
+use cairn_common::limits::FILE_SIZE_MAX;
 use cairn_common::namespace::op::{
     Commit, Create, Extent, ExtentData, FallocateMode, FileCommit, LockFamily, LockOwner, LockRequest,
     LockType, Move, Op, OpBody, OpReply, OpResult, Piece, Rename, XattrMode,
@@ -170,12 +171,73 @@ fn all_ops() -> Vec<Op> {
     bodies.into_iter().map(|body| Op { time: TIME, caller: Caller::default(), body }).collect()
 }
 
+/// At the edges of what numbers can be, on the file that [`all_ops`] makes first.
+fn extreme_ops() -> Vec<Op> {
+    let ino = Ino(10);
+    let time = Timestamp { secs: i64::MAX, nanos: 999_999_999 };
+    let in_block = ExtentData::Block { block: BLOCK, offset: u32::MAX };
+    let last = FILE_SIZE_MAX - 4096;
+    let piece = |offset, length| Piece { ino, extent: Extent { offset, length, data: in_block.clone() } };
+    let file = |size_at_least| FileCommit { ino, size_at_least, mtime: Some(time), kill_suidgid: false };
+    let commit =
+        |piece, file| Commit { blocks: vec![(BLOCK, u32::MAX)], pieces: vec![piece], files: vec![file] };
+    let fallocate = |mode, offset, length| OpBody::Fallocate { ino, mode, offset, length };
+    let keep = FallocateMode::Allocate { keep_size: true };
+    let owner = LockOwner { family: LockFamily::Posix, owner: u64::MAX };
+    let lock =
+        |start, end, kind| OpBody::Lock { ino, lock: LockRequest { owner, kind, start, end, pid: u32::MAX } };
+    let clone = |from_offset, to_offset, length| OpBody::CloneRange {
+        from: ino,
+        from_offset,
+        to: ino,
+        to_offset,
+        length,
+    };
+    let bodies = vec![
+        OpBody::SetAttr { ino, set: SetAttr { size: Some(FILE_SIZE_MAX), ..SetAttr::default() } },
+        fallocate(keep, last, 4096),
+        fallocate(keep, u64::MAX, 1),
+        fallocate(FallocateMode::PunchHole, last, u64::MAX - last),
+        fallocate(FallocateMode::InsertRange, 0, 1 << 62),
+        fallocate(FallocateMode::CollapseRange, 0, 1 << 62),
+        OpBody::Commit(commit(piece(last, 1), file(FILE_SIZE_MAX))),
+        OpBody::Commit(commit(piece(u64::MAX, 1), file(u64::MAX))),
+        OpBody::Commit(commit(piece(0, u64::MAX), file(0))),
+        OpBody::Append {
+            ino,
+            length: u64::MAX,
+            data: ExtentData::Reserved,
+            block_length: 0,
+            kill_suidgid: false,
+        },
+        clone(last, 0, 4096),
+        clone(0, last, u64::MAX),
+        lock(0, u64::MAX, LockType::Read),
+        lock(1 << 62, 1 << 62, LockType::Unlock),
+        OpBody::Touch { ino, atime: time },
+        OpBody::SetAttr { ino, set: SetAttr { perm: Some(u16::MAX), size: Some(0), ..SetAttr::default() } },
+    ];
+    bodies.into_iter().map(|body| Op { time, caller: Caller::default(), body }).collect()
+}
+
 fn ops() {
     let all: Vec<Vec<u8>> = all_ops().iter().map(|op| [&[1][..], &chunk(encoded(op))].concat()).collect();
     write("ops", "all", [&[0][..], &all.concat()].concat());
     for (at, op) in all.iter().enumerate().skip(2) {
         write("ops", &format!("op-{at:02}"), [&[1][..], &all[0], &all[1], op].concat());
     }
+    let extreme: Vec<Vec<u8>> =
+        extreme_ops().iter().map(|op| [&[1][..], &chunk(encoded(op))].concat()).collect();
+    write("ops", "extreme", [&[0][..], &all[0], &all[1], &extreme.concat()].concat());
+    // A time that there is not: the next one would have wrapped around.
+    let time = Timestamp { secs: i64::MAX, nanos: u32::MAX };
+    let touch = Op {
+        time,
+        caller: Caller::default(),
+        body: OpBody::SetAttr { ino: Ino(10), set: SetAttr { perm: Some(0o600), ..SetAttr::default() } },
+    };
+    let touch = [&[1][..], &chunk(encoded(&touch))].concat();
+    write("ops", "found-nanoseconds", [&[0][..], &all[0], &touch, &touch].concat());
     let acl = b"\x01\0\x07\0\xff\xff\xff\xff\x02\0\x07\0\x05\0\0\0\x04\0\x05\0\xff\xff\xff\xff\x10\0\x07\0\xff\xff\xff\xff\x20\0\x05\0\xff\xff\xff\xff";
     for (kind, name) in [(0, "access"), (1, "default")] {
         write("acl", name, [&[kind, 1, 0xed, 0, 0o22][..], acl].concat());

@@ -2,13 +2,15 @@
 //! must hold in any tree goes on to hold.
 #![no_main]
 
-use cairn_common::attr::{Caller, Timestamp};
+use cairn_common::attr::{Caller, FileKind, SECOND, Timestamp};
 use cairn_common::error::FsError;
 use cairn_common::ids::SessionId;
-use cairn_common::limits::FRAME_HEADER_MAX;
+use cairn_common::limits::{FILE_SIZE_MAX, FRAME_HEADER_MAX, SYMLINK_MAX};
+use cairn_common::namespace::check::{self, Inventory};
 use cairn_common::namespace::op::Op;
+use cairn_common::namespace::tables::Inode;
 use cairn_common::namespace::twin::Twin;
-use cairn_common::namespace::{apply, check, init_root, reap};
+use cairn_common::namespace::{apply, init_root, reap};
 use cairn_common::wire::codec::{decode, encode};
 use cairn_fuzz::{Input, MIB, within};
 use libfuzzer_sys::fuzz_target;
@@ -41,7 +43,7 @@ fn step(tree: &mut Twin, session: SessionId, op: &Op) {
 /// All that has no name any more can go.
 fn clean_up(mut tree: Twin) {
     let mut orphans = Vec::new();
-    check::Inventory::all_orphans(&tree, &mut |ino| orphans.push(ino)).expect("a tree in memory can be read");
+    Inventory::all_orphans(&tree, &mut |ino| orphans.push(ino)).expect("a tree in memory can be read");
     for ino in orphans {
         assert_eq!(reap(&mut tree, ino, usize::MAX), Ok(true));
     }
@@ -51,4 +53,14 @@ fn clean_up(mut tree: Twin) {
 fn assert_sound(tree: &Twin, after: &dyn std::fmt::Debug) {
     let problems = check::check(tree).expect("a tree in memory can be read");
     assert!(problems.is_empty(), "{problems:?} after {after:?}");
+    Inventory::all_inodes(tree, &mut |inode| assert_storable(&inode, after)).expect("as above");
+}
+
+/// What a dump is allowed to say of an inode.
+fn assert_storable(Inode { attr, target, .. }: &Inode, after: &dyn std::fmt::Debug) {
+    assert!(attr.perm <= 0o7777, "{:o} after {after:?}", attr.perm);
+    assert!(attr.size <= FILE_SIZE_MAX, "{} bytes after {after:?}", attr.size);
+    let times = [attr.atime, attr.mtime, attr.ctime, attr.btime];
+    assert!(times.iter().all(|time| time.nanos < SECOND), "{times:?} after {after:?}");
+    assert!(target.len() <= SYMLINK_MAX && (target.is_empty() || attr.kind == FileKind::Symlink));
 }
