@@ -3,8 +3,9 @@
 use crate::ids::Ino;
 use serde::{Deserialize, Serialize};
 
-/// A point in time with nanoseconds, as in `struct timespec`. `nanos` is below 1,000,000,000.
+/// A point in time with nanoseconds, as in `struct timespec`. `nanos` is below [`SECOND`]; nothing else is decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "(i64, u32)")]
 pub struct Timestamp {
     /// Seconds since 1970; negative before.
     pub secs: i64,
@@ -12,11 +13,27 @@ pub struct Timestamp {
     pub nanos: u32,
 }
 
+/// Nanoseconds in a second.
+pub const SECOND: u32 = 1_000_000_000;
+
+/// A time with more nanoseconds than a second has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a time with {0} nanoseconds")]
+pub struct NoTime(u32);
+
+impl TryFrom<(i64, u32)> for Timestamp {
+    type Error = NoTime;
+
+    fn try_from((secs, nanos): (i64, u32)) -> Result<Timestamp, NoTime> {
+        if nanos < SECOND { Ok(Timestamp { secs, nanos }) } else { Err(NoTime(nanos)) }
+    }
+}
+
 impl Timestamp {
     /// The smallest time after this one.
     #[must_use]
     pub fn next(self) -> Timestamp {
-        if self.nanos == 999_999_999 {
+        if self.nanos == SECOND - 1 {
             Timestamp { secs: self.secs.saturating_add(1), nanos: 0 }
         } else {
             Timestamp { secs: self.secs, nanos: self.nanos + 1 }
@@ -136,4 +153,26 @@ pub struct Caller {
     pub uid: u32,
     pub gid: u32,
     pub pid: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+    use super::*;
+    use crate::wire::codec::{decode, encode};
+
+    /// Found by fuzzing: the time after one with 2^32 - 1 nanoseconds has none.
+    #[test]
+    fn a_time_that_there_is_not_is_refused() {
+        let last = Timestamp { secs: -1, nanos: SECOND - 1 };
+        let bytes = encode(&last).unwrap();
+        assert_eq!(bytes, [1, 252, 0xff, 0xc9, 0x9a, 0x3b]);
+        assert_eq!(decode::<Timestamp>(&bytes, 100).unwrap(), last);
+        assert_eq!(last.next(), Timestamp { secs: 0, nanos: 0 });
+        for nanos in [SECOND, u32::MAX] {
+            let bytes = encode(&Timestamp { secs: 0, nanos }).unwrap();
+            let error = decode::<Timestamp>(&bytes, 100).unwrap_err().to_string();
+            assert!(error.contains("nanoseconds"), "{error}");
+        }
+    }
 }

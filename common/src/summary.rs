@@ -96,6 +96,7 @@ fn checksum(bytes: &[u8]) -> u32 {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
     use super::*;
+    use proptest::prelude::*;
 
     const ENTRIES: [SummaryEntry; 2] = [
         SummaryEntry { ino: Ino(0x0102), offset: 0x1000, at: 0, length: 0x20 },
@@ -140,6 +141,21 @@ mod tests {
         }
         for length in 0..good.len() {
             assert!(decode(&good[..length]).is_err(), "length {length}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_entries_come_back(entries in proptest::collection::vec(any::<(u64, u64, u32, u32)>(), 0..20)) {
+            let entry = |&(ino, offset, at, length): &_| SummaryEntry { ino: Ino(ino), offset, at, length };
+            let entries: Vec<SummaryEntry> = entries.iter().map(entry).collect();
+            prop_assert_eq!(decode(&encode(&entries)), Ok(entries));
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes: Vec<u8>) {
+            let with_checksum = [&bytes[..], &checksum(&bytes).to_be_bytes()].concat();
+            let _ = (decode(&bytes), decode(&with_checksum));
         }
     }
 }

@@ -51,6 +51,7 @@ impl fmt::Display for Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn shown(text: &str) -> Result<String, SourceError> {
         text.parse::<Source>().map(|s| s.to_string())
@@ -72,5 +73,14 @@ mod tests {
         assert!(matches!(shown("a:b:/"), Err(SourceError::BadHost(..))));
         assert!(matches!(shown("a:70000:/"), Err(SourceError::BadHost(..))));
         assert!(matches!(shown("a:/x/../y"), Err(SourceError::DotPath(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_printed_and_read_again(text in "[a-z0-9:,/.\\[\\]]{0,30}|.{0,20}") {
+            if let Ok(source) = text.parse::<Source>() {
+                prop_assert_eq!(source.to_string().parse(), Ok(source));
+            }
+        }
     }
 }

@@ -26,5 +26,5 @@ mod watch;
 pub use files::{Dead, Held, LifeFiles};
 pub use own::OwnLife;
 pub use place::VARIABLE;
-pub use record::BootId;
+pub use record::{BootId, LifeRecord};
 pub use watch::Watch;

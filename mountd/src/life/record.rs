@@ -91,6 +91,7 @@ impl Reader<'_> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
     use super::*;
+    use proptest::prelude::*;
 
     fn record() -> LifeRecord {
         LifeRecord {
@@ -145,5 +146,21 @@ mod tests {
         assert_eq!(LifeRecord::decode(&bytes).unwrap().about.len(), ABOUT_MAX);
         let odd = LifeRecord { about: format!("x{}", "ä".repeat(ABOUT_MAX)), ..record() };
         assert_eq!(LifeRecord::decode(&odd.encode()).unwrap().about.len(), ABOUT_MAX - 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_comes_back((cluster, session, boot) in any::<(u128, u64, u128)>(), about in ".{0,40}") {
+            let (cluster, session, boot) = (ClusterId(cluster), SessionId(session), BootId(boot));
+            let record = LifeRecord { cluster, session, boot, about };
+            prop_assert_eq!(LifeRecord::decode(&record.encode()), Ok(record));
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes: Vec<u8>) {
+            let head = [&record().encode()[..12], &bytes].concat();
+            let with_checksum = [&head[..], &crc32c(&head).to_be_bytes()].concat();
+            let _ = (LifeRecord::decode(&bytes), LifeRecord::decode(&with_checksum));
+        }
     }
 }

@@ -261,6 +261,7 @@ impl<'a> Reader<'a> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
     use super::*;
+    use proptest::prelude::*;
 
     fn superblock() -> Superblock {
         Superblock {
@@ -332,5 +333,33 @@ mod tests {
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_superblock_comes_back((cluster, node, volume, created, nonce) in any::<(u128, u32, u32, u64, u64)>()) {
+            let (cluster, node, volume) = (ClusterId(cluster), NodeId(node), VolumeId(volume));
+            let superblock = Superblock { cluster, node, volume, created, nonce };
+            prop_assert_eq!(Superblock::decode(&superblock.encode()), Ok(superblock));
+        }
+
+        #[test]
+        fn any_record_comes_back(
+            (sequence, cookie, session, nonce) in any::<(u32, u32, u64, u64)>(),
+            (offset, durable) in any::<(u64, u64)>(),
+            (payload_len, summary_len) in (1..=FRAME_PAYLOAD_MAX, 0..=FRAME_PAYLOAD_MAX),
+        ) {
+            let record = Record {
+                kind: RecordKind::Block,
+                sequence,
+                cookie,
+                session: SessionId(session),
+                payload_len: u32::try_from(payload_len).unwrap(),
+                summary_len: u32::try_from(summary_len.min(payload_len)).unwrap(),
+                durable: durable.min(offset),
+                checksums: (0..payload_len.div_ceil(PIECE)).map(|piece| u32::try_from(piece).unwrap()).collect(),
+            };
+            prop_assert_eq!(Record::decode(&record.encode(nonce, offset), nonce, offset), Ok(record));
+        }
     }
 }

@@ -3,11 +3,12 @@
 //! The index is a cache of what the record headers say. The piece checksums are kept in it (64 KiB per
 //! GiB of large blocks), so that a read costs one disk access, not two.
 
-use super::format::{FormatError, PAGE, Reader, Record, Writer, read_u32};
+use super::format::{FIRST_RECORD, FormatError, PAGE, Reader, Record, Writer, read_u32, record_len};
 use crate::disk::Mapping;
 use cairn_common::ids::{SessionId, VolumeId};
-use cairn_common::limits::PIECE;
+use cairn_common::limits::{FRAME_PAYLOAD_MAX, PIECE};
 use cairn_common::wire::checksum::crc32c_of_parts;
+use std::ops::Range;
 
 const MAGIC: [u8; 8] = *b"CAIRNIDX";
 const VERSION: u32 = 1;
@@ -113,18 +114,30 @@ impl Index {
         Err(low)
     }
 
+    /// Which block `sequence` is, for [`Index::at`].
+    #[must_use]
+    pub fn position(&self, sequence: u32) -> Option<usize> {
+        self.search(sequence).ok()
+    }
+
     /// The block `sequence`.
     #[must_use]
     pub fn get(&self, sequence: u32) -> Option<Entry> {
-        self.search(sequence).ok().map(|position| self.at(position))
+        self.position(sequence).map(|position| self.at(position))
     }
 
     /// Up to `limit` blocks with a sequence above `after`, in order.
     #[must_use]
     pub fn after(&self, after: u32, limit: usize) -> Vec<Entry> {
-        let Some(next) = after.checked_add(1) else { return Vec::new() };
+        self.positions_after(after, limit).map(|position| self.at(position)).collect()
+    }
+
+    /// Which ones these are.
+    #[must_use]
+    pub fn positions_after(&self, after: u32, limit: usize) -> Range<usize> {
+        let Some(next) = after.checked_add(1) else { return 0..0 };
         let (Ok(from) | Err(from)) = self.search(next);
-        (from..self.len()).take(limit).map(|position| self.at(position)).collect()
+        from..self.len().min(from.saturating_add(limit))
     }
 
     /// The checksums of `count` pieces of a block, from its piece `first` on.
@@ -226,20 +239,25 @@ impl Shape {
         Ok(shape)
     }
 
-    /// Checks what a right checksum does not prove: that nothing points outside.
+    /// Checks what a right checksum does not prove: that nothing points outside, or into another block.
     fn validate(&self, bytes: &[u8], checksums: usize) -> Result<(), FormatError> {
-        let mut last = 0;
+        let (mut last, mut free) = (0, FIRST_RECORD);
         for position in 0..self.count {
             let entry = entry_at(bytes, position);
-            let pieces = (entry.payload_len as usize).div_ceil(PIECE);
-            let inside = entry.first_checksum as usize + pieces <= checksums
-                && entry.offset() + u64::from(entry.payload_len) <= self.end;
-            if entry.sequence <= last || !inside {
+            let length = entry.payload_len as usize;
+            let has_checksums = entry.first_checksum as usize + length.div_ceil(PIECE) <= checksums;
+            let sized = (1..=FRAME_PAYLOAD_MAX).contains(&length) && entry.summary_len <= entry.payload_len;
+            if entry.sequence <= last || entry.offset() < free + PAGE as u64 || !sized || !has_checksums {
                 return Err(FormatError::Field);
             }
             last = entry.sequence;
+            free = entry.offset() - PAGE as u64 + record_len(length);
         }
-        Ok(())
+        if self.end >= free && self.end.is_multiple_of(PAGE as u64) {
+            Ok(())
+        } else {
+            Err(FormatError::Field)
+        }
     }
 }
 
@@ -340,6 +358,33 @@ mod tests {
             assert_eq!(index.after(1, 9)[0].sequence, 4);
             assert_eq!(index.after(0, 1).len(), 1);
             assert!(index.after(4, 9).is_empty() && index.after(u32::MAX, 9).is_empty());
+        }
+    }
+
+    /// Found by fuzzing: the daemon believed such an end, and blocks longer than there are.
+    #[test]
+    fn with_right_checksums_what_points_elsewhere_is_refused() {
+        let refused = |entries: Vec<Entry>, end: u64| {
+            let (header, body) = MemoryIndex { entries, ..sample() }.encode(VolumeId(3), 77, end);
+            mapped([header, body].concat()).err() == Some(FormatError::Field)
+        };
+        let [first, second] = [sample().entries[0], sample().entries[1]];
+        assert!(!refused(vec![first, second], 1 << 20));
+        assert!(!refused(Vec::new(), FIRST_RECORD) && refused(Vec::new(), 0));
+        assert!(refused(vec![first, second], (1 << 20) + 1), "the end is within a page");
+        assert!(refused(vec![first, second], 200_704), "the end is before the last block");
+        let end_of_first = 8192 + 2 * PIECE as u64;
+        assert!(!refused(vec![first], end_of_first) && refused(vec![first], end_of_first - PAGE as u64));
+        let longest = u32::try_from(FRAME_PAYLOAD_MAX).unwrap();
+        for bad in [
+            Entry { page: 1, ..first },
+            Entry { payload_len: 0, summary_len: 0, ..first },
+            Entry { payload_len: longest + 1, ..first },
+            Entry { summary_len: first.payload_len + 1, ..first },
+            Entry { first_checksum: 2, ..first },
+            Entry { page: second.page, ..first },
+        ] {
+            assert!(refused(vec![bad, second], 1 << 30), "{bad:?}");
         }
     }
 

@@ -388,14 +388,17 @@ impl Volume {
     /// Blocks with a sequence above `after`, at most `limit`, in order.
     pub fn list(&self, after: u32, limit: usize) -> Vec<BlockStat> {
         let visible = self.visible.read();
-        let stat = |entry: Entry| BlockStat {
-            block: BlockRef { volume: self.id, sequence: entry.sequence, cookie: entry.cookie },
-            session: entry.session,
-            length: entry.payload_len,
-            summary_len: entry.summary_len,
-            deleted: visible.dead.contains(entry.sequence),
+        let stat = |position: usize| {
+            let entry = visible.index.at(position);
+            BlockStat {
+                block: BlockRef { volume: self.id, sequence: entry.sequence, cookie: entry.cookie },
+                session: entry.session,
+                length: entry.payload_len,
+                summary_len: entry.summary_len,
+                deleted: visible.dead.contains(position),
+            }
         };
-        visible.index.after(after, limit).into_iter().map(stat).collect()
+        visible.index.positions_after(after, limit).map(stat).collect()
     }
 }
 
@@ -420,15 +423,16 @@ impl Visible {
     }
 
     fn live(&self, block: BlockRef) -> Option<Entry> {
-        let entry = self.index.get(block.sequence)?;
-        (entry.cookie == block.cookie && !self.dead.contains(block.sequence)).then_some(entry)
+        let position = self.index.position(block.sequence)?;
+        let entry = self.index.at(position);
+        (entry.cookie == block.cookie && !self.dead.contains(position)).then_some(entry)
     }
 
     /// Counts a block as deleted, if it is the one that the tombstone means.
     fn bury(&mut self, sequence: u32, cookie: u32) {
-        if let Some(entry) = self.index.get(sequence).filter(|e| e.cookie == cookie)
-            && self.dead.insert(sequence)
-        {
+        let Some(position) = self.index.position(sequence) else { return };
+        let entry = self.index.at(position);
+        if entry.cookie == cookie && self.dead.insert(position) {
             self.live_bytes -= u64::from(entry.payload_len);
             self.deleted += 1;
         }
@@ -438,7 +442,8 @@ impl Visible {
         if self.deleted == 0 {
             return Vec::new();
         }
-        (0..self.index.len()).map(|i| self.index.at(i)).filter(|e| self.dead.contains(e.sequence)).collect()
+        let dead = (0..self.index.len()).filter(|position| self.dead.contains(*position));
+        dead.map(|position| self.index.at(position)).collect()
     }
 
     fn tombstones(&self) -> Vec<Tombstone> {

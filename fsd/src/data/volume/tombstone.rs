@@ -155,28 +155,28 @@ fn record_crc(sequence: u32, cookie: u32, nonce: u64) -> u32 {
     crc32c_of_parts(&[&sequence.to_be_bytes(), &cookie.to_be_bytes(), &nonce.to_be_bytes()])
 }
 
-/// A set of sequences, one bit each.
+/// Which blocks of an index are deleted: one bit for each, by its position. Not by its sequence: in a damaged volume
+/// sequences may jump, and memory must not follow.
 #[derive(Default)]
 pub struct DeadSet {
     words: Vec<u64>,
 }
 
 impl DeadSet {
-    fn position(sequence: u32) -> (usize, u64) {
-        ((sequence / 64) as usize, 1 << (sequence % 64))
+    fn bit(position: usize) -> (usize, u64) {
+        (position / 64, 1 << (position % 64))
     }
 
-    /// True if `sequence` is in the set.
+    /// True if the block at `position` is in the set.
     #[must_use]
-    pub fn contains(&self, sequence: u32) -> bool {
-        let (word, bit) = DeadSet::position(sequence);
+    pub fn contains(&self, position: usize) -> bool {
+        let (word, bit) = DeadSet::bit(position);
         self.words.get(word).is_some_and(|w| w & bit != 0)
     }
 
-    /// Adds `sequence`; false if it was there. Only sequences of existing blocks come here, so the
-    /// size is bounded by the number of blocks.
-    pub fn insert(&mut self, sequence: u32) -> bool {
-        let (word, bit) = DeadSet::position(sequence);
+    /// Adds the block at `position`; false if it was there.
+    pub fn insert(&mut self, position: usize) -> bool {
+        let (word, bit) = DeadSet::bit(position);
         if self.words.len() <= word {
             self.words.resize(word + 1, 0);
         }
@@ -248,6 +248,6 @@ mod tests {
         let mut set = DeadSet::default();
         assert!(!set.contains(1000));
         assert!(set.insert(1000) && set.insert(64) && !set.insert(1000));
-        assert!(set.contains(64) && set.contains(1000) && !set.contains(65) && !set.contains(u32::MAX));
+        assert!(set.contains(64) && set.contains(1000) && !set.contains(65) && !set.contains(usize::MAX));
     }
 }

@@ -1,15 +1,12 @@
 //! How values are spelled in a line.
 
 use bytes::Bytes;
-use cairn_common::attr::Timestamp;
+use cairn_common::attr::{SECOND, Timestamp};
 use cairn_common::ids::{BlockRef, VolumeId};
 use serde::de::{Error, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
-
-/// Nanoseconds in a second.
-const SECOND: u32 = 1_000_000_000;
 
 /// Bytes: a string if they are UTF-8, else `{"hex":"..."}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

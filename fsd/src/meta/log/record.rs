@@ -107,6 +107,7 @@ fn be64(header: &[u8; HEADER], at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const NONCE: u64 = 0x0011_2233_4455_6677;
 
@@ -156,5 +157,26 @@ mod tests {
         assert_eq!(decode(&[0; 64], NONCE), Found::Nothing);
         assert_eq!(decode(&[1; HEADER - 1], NONCE), Found::Nothing);
         assert_eq!(decode(&[], NONCE), Found::Nothing);
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_comes_back(
+            (nonce, index, durable, previous) in any::<(u64, u64, u64, u32)>(),
+            payload in proptest::collection::vec(any::<u8>(), 1..100),
+        ) {
+            let mut out = Vec::new();
+            let (index, durable) = (LogIndex(index), LogIndex(durable));
+            let checksum = encode(&mut out, nonce, index, durable, previous, &payload);
+            prop_assert_eq!(out.len(), stored_len(payload.len()));
+            let payload = &payload[..];
+            let record = Record { index, durable, previous, checksum, payload };
+            prop_assert_eq!(decode(&out, nonce), Found::Record(record));
+        }
+
+        #[test]
+        fn garbage_is_no_record(bytes: Vec<u8>, nonce: u64) {
+            prop_assert!(!matches!(decode(&bytes, nonce), Found::Record(_)));
+        }
     }
 }
