@@ -12,7 +12,7 @@ use cairn_common::ids::{BlockRef, ClusterId, Epoch, Ino, LogIndex, NodeId, Seq, 
 use cairn_common::limits::FILE_SIZE_MAX;
 use cairn_common::namespace::op::{
     Commit, Create, Extent, ExtentData, FallocateMode, FileCommit, LockFamily, LockOwner, LockRequest,
-    LockType, Move, Op, OpBody, OpReply, OpResult, Piece, Rename, XattrMode,
+    LockType, Move, Op, OpBody, OpReply, OpResult, Piece, Relocation, Rename, XattrMode,
 };
 use cairn_common::namespace::tables::{BlockUse, Dentry, HeldLock, Inode, Totals};
 use cairn_common::proto::data::{DataServiceRequest, DataServiceResponse, GetReply, GetRequest, PutRequest};
@@ -149,8 +149,8 @@ fn all_ops() -> Vec<Op> {
         OpBody::SetXattr { ino: file, name: user.clone(), value: name("v"), mode },
         OpBody::RemoveXattr { ino: file, name: user },
         OpBody::Commit(commit(inline.clone(), 4, Vec::new())),
-        OpBody::CommitAndMove { commit: commit(in_block.clone(), 8, vec![(BLOCK, 64)]), moves: vec![moved] },
-        OpBody::Append { ino: file, length: 4, data: inline.clone(), block_length: 0, kill_suidgid: false },
+        OpBody::CommitAndMove { commit: commit(in_block, 8, vec![(BLOCK, 64)]), moves: vec![moved] },
+        OpBody::Append { ino: file, length: 4, data: inline, block_length: 0, kill_suidgid: false },
         OpBody::Fallocate {
             ino: file,
             mode: FallocateMode::Allocate { keep_size: true },
@@ -159,7 +159,7 @@ fn all_ops() -> Vec<Op> {
         },
         OpBody::Fallocate { ino: file, mode: FallocateMode::InsertRange, offset: 0, length: 4096 },
         OpBody::CloneRange { from: file, from_offset: 0, to: Ino(13), to_offset: 2, length: 6 },
-        OpBody::Relocate { ino: file, offset: 0, length: 4, from: in_block, to: inline, block_length: 64 },
+        OpBody::Relocate,
         OpBody::Lock { ino: file, lock },
         OpBody::ReleaseLocks { ino: file, owner },
         OpBody::SetAttr { ino: file, set },
@@ -247,6 +247,8 @@ fn ops() {
 fn commands() {
     let session = SessionId(1);
     let client = ClientInfo::default();
+    let from = BlockRef { sequence: 1, ..BLOCK };
+    let relocation = Relocation { ino: Ino(10), offset: 4, length: 9, from, from_at: 7, to_at: 0 };
     for (name, command) in [
         ("start", Command::Start),
         ("open-session", Command::OpenSession { client, time: TIME }),
@@ -254,6 +256,7 @@ fn commands() {
         ("reap", Command::Reap { inos: vec![Ino(9)] }),
         ("register", Command::RegisterNode { node: Some(NodeId(1)), identity: 5, address: "h:1".into() }),
         ("deleted", Command::Deleted { node: NodeId(1), blocks: vec![BLOCK] }),
+        ("relocate", Command::Relocate { block: BLOCK, length: 64, pieces: vec![relocation] }),
     ] {
         write("command", name, command.encode().expect("seeds are small"));
     }

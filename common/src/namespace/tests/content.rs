@@ -277,6 +277,9 @@ fn packed() -> (World, Ino) {
     (world, file)
 }
 
+/// Offset and length of an extent, and where in a block it is.
+type Place = (u64, u64, Option<(BlockRef, u32)>);
+
 /// What a file has in a block. No other one has anything there.
 fn live_of(world: &World, block: BlockRef, ino: Ino) -> Vec<LivePiece> {
     let LivePieces { live, pieces } =
@@ -323,7 +326,7 @@ fn only_what_is_still_there_moves() {
     let move_it = away(&found[0], 0);
     relocate(&mut world.twin, block(2), 5000, &[move_it]).unwrap();
     world.check();
-    let of = |ino, world: &World| -> Vec<(u64, u64, Option<(BlockRef, u32)>)> {
+    let of = |ino, world: &World| -> Vec<Place> {
         let found = extents(&world.twin, ino, 0, u64::MAX).unwrap().extents.into_iter();
         let place = |data| match data {
             ExtentData::Block { block, offset } => Some((block, offset)),
