@@ -9,7 +9,8 @@ const MAGIC: [u8; 4] = *b"CSUM";
 /// Raised when the layout changes.
 const VERSION: u16 = 1;
 const HEADER: usize = 12;
-const ENTRY: usize = 24;
+/// Bytes of one entry.
+pub const ENTRY: usize = 24;
 const TRAILER: usize = 4;
 
 /// One stretch of a block. Stretches lie in the block in this order without gaps, from its first byte on.

@@ -9,7 +9,7 @@
 
 mod plan;
 
-pub use plan::{Batch, Packed, SOURCES_MAX, Source, best, candidates, ranges};
+pub use plan::{Batch, Candidate, Packed, SOURCES_MAX, Source, best, candidates, ranges};
 
 use super::Store;
 use super::link::MetaLink;
@@ -142,22 +142,22 @@ impl Cleaner {
         let looked = begin.elapsed();
         // What is not seen any more is forgotten.
         let known = std::mem::take(&mut self.unmovable);
-        sparse.retain(|(block, usage)| {
-            let same = known.get(block) == Some(&usage.live);
+        sparse.retain(|Candidate { block, live, .. }| {
+            let same = known.get(block) == Some(live);
             if same {
-                self.unmovable.insert(*block, usage.live);
+                self.unmovable.insert(*block, *live);
             }
             !same
         });
         best(&mut sparse, blocks_at_once(looked));
         let (mut moved, mut batch) = (0, Batch::default());
         for some in sparse.chunks(AT_ONCE) {
-            let found = some.iter().map(|(block, usage)| self.source(*block, *usage));
-            for ((block, usage), found) in some.iter().zip(try_join_all(found).await?) {
+            let found = some.iter().map(|candidate| self.source(*candidate));
+            for (candidate, found) in some.iter().zip(try_join_all(found).await?) {
                 let source = match found {
                     Found::Source(source) => source,
                     Found::Unmovable(live) => {
-                        self.leave(*block, live);
+                        self.leave(candidate.block, live);
                         continue;
                     }
                     Found::Nothing => continue,
@@ -165,7 +165,7 @@ impl Cleaner {
                 if !batch.has_room(&source) {
                     moved += self.clean(std::mem::take(&mut batch)).await?;
                 }
-                batch.add(source, usage.length);
+                batch.add(source, candidate.taken);
             }
         }
         if batch.gain() >= GAIN_MIN {
@@ -175,7 +175,7 @@ impl Cleaner {
     }
 
     /// What is worth cleaning.
-    async fn look(&self) -> FsResult<Vec<(BlockRef, BlockUse)>> {
+    async fn look(&self) -> FsResult<Vec<Candidate>> {
         let mut sparse = Vec::new();
         for volume in self.store.volumes() {
             let uses = self.uses(volume).await?;
@@ -202,25 +202,26 @@ impl Cleaner {
     }
 
     /// What is live of a block.
-    async fn source(&self, block: BlockRef, usage: BlockUse) -> FsResult<Found> {
+    async fn source(&self, Candidate { block, live, taken }: Candidate) -> FsResult<Found> {
         let (payload, summary_len) = match self.store.whole(block).await {
             Ok(whole) => whole,
             Err(FsError::NotFound) => return Ok(Found::Nothing),
             // Damage is told where it is read.
-            Err(FsError::Corrupt | FsError::Io) => return Ok(Found::Unmovable(usage.live)),
+            Err(FsError::Corrupt | FsError::Io) => return Ok(Found::Unmovable(live)),
             Err(error) => return Err(error),
         };
         let Some(entries) = entries_of(&payload, summary_len) else {
-            return Ok(Found::Unmovable(usage.live));
+            return Ok(Found::Unmovable(live));
         };
         let found = match self.live(block, &entries).await {
             Ok(found) if found.live == 0 => return Ok(Found::Nothing),
             Ok(found) => found,
-            Err(FsError::TooBig) => return Ok(Found::Unmovable(usage.live)),
+            Err(FsError::TooBig) => return Ok(Found::Unmovable(live)),
             Err(error) => return Err(error),
         };
         let live = found.live;
-        Ok(Source::new(block, found, &payload).map_or(Found::Unmovable(live), Found::Source))
+        let source = Source::new(block, found, &payload).filter(|source| source.is_worth_moving(taken));
+        Ok(source.map_or(Found::Unmovable(live), Found::Source))
     }
 
     /// The block is not looked at again as long as so many bytes of it are live.

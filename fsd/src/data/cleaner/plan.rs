@@ -25,21 +25,37 @@ pub fn is_sparse(usage: BlockUse) -> bool {
     usage.live.saturating_mul(2) < u64::from(usage.length)
 }
 
+/// A block that is worth cleaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub block: BlockRef,
+    /// Bytes of it that files use.
+    pub live: u64,
+    /// Bytes that it takes, and with it what goes when it goes.
+    pub taken: u64,
+}
+
 /// Blocks of a volume to clean: those that are sparse. All, if the headers that deleted blocks leave behind in a sealed volume take
-/// more than what is live in it: without blocks, the volume goes.
+/// more than what is live in it: without blocks, the volume goes, and so each of them has its share of the headers.
 #[must_use]
-pub fn candidates(uses: &[(BlockRef, BlockUse)], volume: &VolumeStat) -> Vec<(BlockRef, BlockUse)> {
+pub fn candidates(uses: &[(BlockRef, BlockUse)], volume: &VolumeStat) -> Vec<Candidate> {
     let live: u64 = uses.iter().map(|(_, usage)| usage.live).sum();
     let headers = volume.deleted.saturating_mul(PAGE as u64);
     let all = volume.sealed && headers > live;
-    uses.iter().copied().filter(|(_, usage)| all || is_sparse(*usage)).collect()
+    let share = if all { headers / (uses.len() as u64).max(1) } else { 0 };
+    let candidate = |(block, usage): &(BlockRef, BlockUse)| Candidate {
+        block: *block,
+        live: usage.live,
+        taken: u64::from(usage.length) + share,
+    };
+    uses.iter().filter(|(_, usage)| all || is_sparse(*usage)).map(candidate).collect()
 }
 
 /// Keeps the `max` blocks of which the smallest part is live, those first.
-pub fn best(sparse: &mut Vec<(BlockRef, BlockUse)>, max: usize) {
+pub fn best(sparse: &mut Vec<Candidate>, max: usize) {
     // In thousandths, so that all are compared as whole numbers.
-    sparse.sort_by_key(|(block, usage)| {
-        (usage.live.saturating_mul(1000) / u64::from(usage.length.max(1)), *block)
+    sparse.sort_by_key(|candidate| {
+        (candidate.live.saturating_mul(1000) / candidate.taken.max(1), candidate.block)
     });
     sparse.truncate(max);
 }
@@ -95,6 +111,17 @@ impl Source {
         }
         Some(Source { block, pieces, bytes })
     }
+
+    /// Bytes that it takes when it is moved: what is live, and its part of a summary, which is more than that for the smallest files.
+    fn packed(&self) -> u64 {
+        (self.bytes.len() + self.pieces.len() * summary::ENTRY) as u64
+    }
+
+    /// True if moving it gives back a quarter at least of the bytes that it takes now: else the same would be done again and again.
+    #[must_use]
+    pub fn is_worth_moving(&self, taken: u64) -> bool {
+        self.packed().saturating_mul(4) <= taken.saturating_mul(3)
+    }
 }
 
 /// Live pieces of several blocks, up to one block of them.
@@ -103,8 +130,9 @@ pub struct Batch {
     sources: Vec<Source>,
     live: usize,
     pieces: usize,
-    /// Bytes that the sources take now.
+    /// Bytes that the sources take now, and in a new block.
     taken: u64,
+    packed: u64,
 }
 
 impl Batch {
@@ -122,14 +150,13 @@ impl Batch {
     /// Bytes that cleaning it gives back.
     #[must_use]
     pub fn gain(&self) -> u64 {
-        self.taken.saturating_sub(self.live as u64)
+        self.taken.saturating_sub(self.packed)
     }
 
     /// Bytes that are written for each byte that was taken, 0 to 1.
     #[must_use]
     pub fn cost(&self) -> f64 {
-        let (live, taken) = (f64::from(u32::try_from(self.live).unwrap_or(u32::MAX)), self.taken as f64);
-        if taken > live { live / taken } else { 1.0 }
+        if self.taken > self.packed { self.packed as f64 / self.taken as f64 } else { 1.0 }
     }
 
     /// Whether a source fits besides what is there.
@@ -141,11 +168,12 @@ impl Batch {
                 && self.sources.len() < SOURCES_MAX
     }
 
-    /// Adds a source that takes `length` bytes now.
-    pub fn add(&mut self, source: Source, length: u32) {
+    /// Adds a source that takes so many bytes now.
+    pub fn add(&mut self, source: Source, taken: u64) {
         self.live += source.bytes.len();
         self.pieces += source.pieces.len();
-        self.taken += u64::from(length);
+        self.taken += taken;
+        self.packed += source.packed();
         self.sources.push(source);
     }
 
