@@ -22,6 +22,8 @@ use tracing::{debug, info, warn};
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Reports are not sent more often than this, whatever the metadata daemon says.
 const REPORT_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// How often it is looked whether something is stored, while nothing is.
+const QUIET: Duration = Duration::from_millis(500);
 /// So many bytes stored since a report are a reason for the next.
 const CHURN: u64 = 8 << 20;
 /// Requests of one connection that run at once: bulk, so each may hold a block.
@@ -220,11 +222,15 @@ impl Reporter {
 
     /// A pause, shorter if much is stored meanwhile: it replaces something, perhaps.
     async fn rest(&self, pause: Duration, stored: u64) {
-        let mut left = pause;
-        while !left.is_zero() && self.store.put_bytes().saturating_sub(stored) < CHURN {
-            let step = left.min(REPORT_PAUSE_MIN);
-            sleep(step).await;
-            left -= step;
+        let (mut left, mut step, mut seen) = (pause, REPORT_PAUSE_MIN, stored);
+        while !left.is_zero() && seen.saturating_sub(stored) < CHURN {
+            let now = step.min(left);
+            sleep(now).await;
+            left -= now;
+            let puts = self.store.put_bytes();
+            // An idle daemon wakes up seldom.
+            step = if puts == seen { QUIET } else { REPORT_PAUSE_MIN };
+            seen = puts;
         }
     }
 

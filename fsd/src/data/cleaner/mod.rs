@@ -28,6 +28,8 @@ use tracing::debug;
 
 /// How often it is looked whether there is reason for a pass.
 const TICK: Duration = Duration::from_millis(100);
+/// The same while nothing is stored.
+const QUIET: Duration = Duration::from_secs(1);
 /// Pause between two passes without a reason.
 const EVERY: Duration = Duration::from_secs(30);
 /// A look at very many blocks is followed by so many times its length without one.
@@ -52,7 +54,15 @@ const UNMOVABLE_MAX: usize = 100_000;
 pub async fn run(store: Arc<Store>, meta: Arc<dyn MetaLink>, shutdown: CancellationToken) {
     let mut cleaner = Cleaner::new(store, meta);
     let mut pace = Pace::new(Instant::now());
-    while shutdown.run_until_cancelled(sleep(TICK)).await.is_some() {
+    let mut seen = 0;
+    loop {
+        let stored = cleaner.store.put_bytes();
+        // An idle daemon wakes up seldom.
+        let tick = if stored == seen && !pace.moved { QUIET } else { TICK };
+        seen = stored;
+        if shutdown.run_until_cancelled(sleep(tick)).await.is_none() {
+            return;
+        }
         if !pace.is_due(Instant::now(), cleaner.store.put_bytes()) {
             continue;
         }
