@@ -40,13 +40,13 @@ rm "$MNT_A/pages"
 
 # ---- what is left of small files -------------------------------------------------------------------------------------
 mkdir "$MNT_A/small"
-python3 "$SPACE" scatter "$MNT_A/small" 20000 10
+python3 "$SPACE" scatter "$MNT_A/small" 40000 10
 before=$(mib)
-[ "$before" -gt $((empty + 120)) ] || fail "20,000 files take $before MiB only"
+[ "$before" -gt $((empty + 180)) ] || fail "40,000 files take $before MiB only"
 python3 "$SPACE" watch "$MNT_A/small" 10 "$WORK_DIR/enough" >"$WORK_DIR/watched" 2>&1 &
 watcher=$!
-# 2,000 files are 13 MiB.
-below $((empty + 2 * 13 + AHEAD)) "each tenth of 20,000 small files, $before MiB before"
+# 4,000 files are 25 MiB.
+below $((empty + 2 * 25 + AHEAD)) "each tenth of 40,000 small files, $before MiB before"
 touch "$WORK_DIR/enough"
 if wait "$watcher"; then ok "all was right while they were moved, $(cat "$WORK_DIR/watched") times over"; else fail "reading meanwhile: $(cat "$WORK_DIR/watched")"; fi
 fsck_finds_nothing "after removing nine of ten"
