@@ -198,7 +198,8 @@ old_round() {
     cp -a "$WORK_DIR/meta" "$WORK_DIR/old-meta"
     meta_start && load_start "$MNT_A" "$name-meta" || return 1
     # What the mount has not stored by then is lost with its session, which the old copy does not know.
-    load_end "$LOAD_PID" "$name-meta" && no_error "$name-meta" && sync -f "$MNT_A" || return 1
+    # Each file: the kernel does not tell FUSE of syncfs.
+    load_end "$LOAD_PID" "$name-meta" && no_error "$name-meta" && find "$MNT_A" -type f -exec sync {} + || return 1
     # One more start that the mount has met: the old copy's next one must be lower than the last that it knows.
     stop "$META_PID" || return 1
     from=$(lines_of mount-mnt-a)
