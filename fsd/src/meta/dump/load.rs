@@ -68,7 +68,7 @@ pub fn load_dir(input: &mut dyn BufRead, dir: &Path) -> Result<u64, LoadError> {
 }
 
 /// Reads a dump and makes a metadata directory of it in `disk`, which must have no files but the lock. Answers how many
-/// rows there are. If it fails, no file is left.
+/// rows there are. If it fails, no file of it is left.
 pub fn load(input: &mut dyn BufRead, disk: &dyn Disk) -> Result<u64, LoadError> {
     let failed = |source| LoadError::Disk { what: "list the directory".into(), source };
     if let Some(name) = disk.list().map_err(failed)?.into_iter().find(|name| name != LOCK) {
@@ -77,11 +77,16 @@ pub fn load(input: &mut dyn BufRead, disk: &dyn Disk) -> Result<u64, LoadError> 
     let loaded = load_into(input, disk);
     if loaded.is_err() {
         // What can't be removed either is said by the next try.
-        for name in disk.list().unwrap_or_default().iter().filter(|name| *name != LOCK) {
+        for name in disk.list().unwrap_or_default().iter().filter(|name| is_made_here(name)) {
             let _ = disk.remove(name);
         }
     }
     loaded
+}
+
+/// The directory was empty, so these are of this load. Anything else somebody has put there meanwhile.
+fn is_made_here(name: &str) -> bool {
+    name.starts_with("log-") || name.strip_suffix(TEMPORARY).unwrap_or(name) == TABLES
 }
 
 fn load_into(input: &mut dyn BufRead, disk: &dyn Disk) -> Result<u64, LoadError> {

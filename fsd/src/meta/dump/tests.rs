@@ -374,6 +374,23 @@ fn a_full_disk_leaves_nothing() {
     }
 }
 
+/// Found by review: who puts a file there while a dump is read, as a slow pipe allows, still has it after an error.
+#[test]
+fn a_failed_load_removes_only_what_it_made() {
+    struct Intruder<'a>(&'a SimDisk);
+    impl io::Read for Intruder<'_> {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            self.0.create("notes")?;
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+    let disk = SimDisk::new();
+    let begun = &GOLDEN.as_bytes()[..GOLDEN.len() / 2];
+    let mut input = io::BufReader::new(io::Read::chain(begun, Intruder(&disk)));
+    load(&mut input, &disk).unwrap_err();
+    assert_eq!(disk.list().unwrap(), ["notes"]);
+}
+
 /// The reader of a pipe may go away.
 #[test]
 fn a_failed_write_ends_the_dump() {
