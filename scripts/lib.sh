@@ -13,6 +13,10 @@ die() { say "$(basename "$0"): $*"; exit 1; }
 # A test that cannot run here leaves with this code; the reason is its last line on stderr.
 readonly SKIP_CODE=77
 skip() { say "skipped: $*"; exit "$SKIP_CODE"; }
+# A test that goes on after a failure ends with `exit $failed`.
+failed=0
+fail() { echo "FAILED: $*"; failed=1; }
+ok() { echo "ok      $*"; }
 
 is_root() { [ "$(id -u)" = 0 ]; }
 

@@ -9,9 +9,6 @@ need_packages python3 fuse3 jq
 lib_trap
 work_dir
 parts=${*:-signals hard soft alone figures umount watchdog user}
-failed=0
-fail() { echo "FAILED: $*"; failed=1; }
-ok() { echo "ok      $*"; }
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 # in_ms LIMIT WHAT: since the last `clock=$(now_ms)`.
 in_ms() {

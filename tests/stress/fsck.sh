@@ -8,9 +8,6 @@ set -euo pipefail
 need_packages python3 fuse3 jq
 lib_trap
 work_dir
-failed=0
-fail() { echo "FAILED: $*"; failed=1; }
-ok() { echo "ok      $*"; }
 export CAIRN_RUN_DIR=$WORK_DIR/run
 
 # fsck CODE WHAT [OPTION]...: the report is in $WORK_DIR/fsck.json.

@@ -7,9 +7,6 @@ set -euo pipefail
 need_packages python3 fuse3 jq
 lib_trap
 work_dir
-failed=0
-fail() { echo "FAILED: $*"; failed=1; }
-ok() { echo "ok      $*"; }
 # A session time-out is 30 s; nothing that this test looks at may take a sixth of that.
 LIMIT_MS=5000
 export CAIRN_RUN_DIR=$WORK_DIR/run

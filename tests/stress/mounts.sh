@@ -8,9 +8,6 @@ is_root || skip "mount(8) needs root"
 need_packages fuse3 util-linux jq
 lib_trap
 work_dir
-failed=0
-fail() { echo "FAILED: $*"; failed=1; }
-ok() { echo "ok      $*"; }
 
 # The helpers of an installation of our own; what somebody has installed already is put back.
 prefix=$WORK_DIR/prefix

@@ -8,9 +8,6 @@ is_root || skip "full disks are mounted images, which only root can make"
 need_packages python3 fuse3 e2fsprogs
 lib_trap
 work_dir
-failed=0
-fail() { echo "FAILED: $*"; failed=1; }
-ok() { echo "ok      $*"; }
 export CAIRN_RUN_DIR=$WORK_DIR/run
 
 # small_disk DIR MIB: an ext4 of that size.

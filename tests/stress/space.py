@@ -56,7 +56,6 @@ def scatter(directory, files, keep):
             file.write(content(number))
     fd = os.open(directory, os.O_RDONLY)
     os.fsync(fd)
-    subprocess.run(["sync", "-f", directory], check=True)
     for number in range(int(files)):
         if number % int(keep):
             os.unlink(f"{directory}/{number}")

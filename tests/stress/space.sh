@@ -7,9 +7,6 @@ set -euo pipefail
 need_packages python3 fuse3 jq
 lib_trap
 work_dir
-failed=0
-fail() { echo "FAILED: $*"; failed=1; }
-ok() { echo "ok      $*"; }
 SPACE=$ROOT/tests/stress/space.py
 export DATA_DIR=$WORK_DIR/data
 # A volume that takes blocks has space set aside behind its end, in steps of 64 MiB.
