@@ -114,7 +114,7 @@ impl Source {
 
     /// Bytes that it takes when it is moved: what is live, and its part of a summary, which is more than that for the smallest files.
     fn packed(&self) -> u64 {
-        (self.bytes.len() + self.pieces.len() * summary::ENTRY) as u64
+        packed_len(self.bytes.len(), self.pieces.len())
     }
 
     /// True if moving it gives back a quarter at least of the bytes that it takes now: else the same would be done again and again.
@@ -124,15 +124,19 @@ impl Source {
     }
 }
 
+/// Bytes that so many live ones in so many pieces take in a new block.
+fn packed_len(live: usize, pieces: usize) -> u64 {
+    (live + pieces * summary::ENTRY) as u64
+}
+
 /// Live pieces of several blocks, up to one block of them.
 #[derive(Debug, Default)]
 pub struct Batch {
     sources: Vec<Source>,
     live: usize,
     pieces: usize,
-    /// Bytes that the sources take now, and in a new block.
+    /// Bytes that the sources take now.
     taken: u64,
-    packed: u64,
 }
 
 impl Batch {
@@ -150,13 +154,17 @@ impl Batch {
     /// Bytes that cleaning it gives back.
     #[must_use]
     pub fn gain(&self) -> u64 {
-        self.taken.saturating_sub(self.packed)
+        self.taken.saturating_sub(self.packed())
     }
 
     /// Bytes that are written for each byte that was taken, 0 to 1.
     #[must_use]
     pub fn cost(&self) -> f64 {
-        if self.taken > self.packed { self.packed as f64 / self.taken as f64 } else { 1.0 }
+        if self.gain() > 0 { self.packed() as f64 / self.taken as f64 } else { 1.0 }
+    }
+
+    fn packed(&self) -> u64 {
+        packed_len(self.live, self.pieces)
     }
 
     /// Whether a source fits besides what is there.
@@ -173,7 +181,6 @@ impl Batch {
         self.live += source.bytes.len();
         self.pieces += source.pieces.len();
         self.taken += taken;
-        self.packed += source.packed();
         self.sources.push(source);
     }
 
