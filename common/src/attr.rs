@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use crate::wire::codec::{decode, encode};
 
-    /// Found by fuzzing: the time after one with 2^32 - 1 nanoseconds has none.
+    /// Found on reading what fuzzing had not reached: the time after one with 2^32 - 1 nanoseconds has none.
     #[test]
     fn a_time_that_there_is_not_is_refused() {
         let last = Timestamp { secs: -1, nanos: SECOND - 1 };

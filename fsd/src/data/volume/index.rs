@@ -361,7 +361,7 @@ mod tests {
         }
     }
 
-    /// Found by fuzzing: the daemon believed such an end, and blocks longer than there are.
+    /// The daemon believed an end within a page (found by fuzzing), and blocks longer than there are (found on reading).
     #[test]
     fn with_right_checksums_what_points_elsewhere_is_refused() {
         let refused = |entries: Vec<Entry>, end: u64| {
