@@ -2,8 +2,8 @@
 
 use cairn_common::config::{Address, DATA_PORT, META_PORT};
 use cairn_common::ids::ClusterId;
-use cairn_common::proto::data::DataServiceClient;
-use cairn_common::proto::meta::MetaServiceClient;
+use cairn_common::proto::data::DataStub;
+use cairn_common::proto::meta::MetaStub;
 use cairn_common::rpc::{ConnectOptions, Reconnecting};
 use cairn_common::wire::hello::{Identity, ServiceKind};
 use std::time::Duration;
@@ -15,19 +15,15 @@ pub const PATIENCE: Duration = Duration::from_millis(1500);
 const ROLE: &str = "cairn";
 
 /// A client of metadata daemons.
-pub fn meta(addresses: Vec<Address>) -> Reconnecting<MetaServiceClient> {
+pub fn meta(addresses: Vec<Address>) -> Reconnecting<MetaStub> {
     let identity = Identity::new(ServiceKind::Meta, ClusterId::default(), ROLE);
     let options = ConnectOptions::new(addresses, META_PORT, identity);
-    Reconnecting::new(options, |transport| {
-        MetaServiceClient::new(tarpc::client::Config::default(), transport)
-    })
+    Reconnecting::new(options, MetaStub::from)
 }
 
 /// A client of one data daemon.
-pub fn data(address: Address) -> Reconnecting<DataServiceClient> {
+pub fn data(address: Address) -> Reconnecting<DataStub> {
     let identity = Identity::new(ServiceKind::Data, ClusterId::default(), ROLE);
     let options = ConnectOptions::new(vec![address], DATA_PORT, identity);
-    Reconnecting::new(options, |transport| {
-        DataServiceClient::new(tarpc::client::Config::default(), transport)
-    })
+    Reconnecting::new(options, DataStub::from)
 }

@@ -13,19 +13,20 @@ use cairn_common::config::Address;
 use cairn_common::error::FsResult;
 use cairn_common::ids::ClusterId;
 use cairn_common::pool::PayloadBuffers;
-use cairn_common::rpc::{ConnectOptions, Reconnecting, ServeOptions, serve};
+use cairn_common::rpc::{ConnectOptions, Reconnecting, ServeOptions, WireStub, serve};
 use cairn_common::wire::Payload;
 use cairn_common::wire::hello::{Identity, ServiceKind};
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use tarpc::client::Config;
 use tarpc::context::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 const LIMIT: Duration = Duration::from_secs(30);
+
+type BenchCalls = BenchClient<WireStub<BenchRequest, BenchResponse>>;
 
 #[tarpc::service]
 trait Bench {
@@ -101,10 +102,10 @@ async fn run_server() {
     .await;
 }
 
-fn client(address: std::net::SocketAddr) -> Reconnecting<BenchClient> {
+fn client(address: std::net::SocketAddr) -> Reconnecting<BenchCalls> {
     let identity = Identity::new(ServiceKind::Data, ClusterId(0), "bench client");
     let options = ConnectOptions::new(vec![Address::from(address)], 0, identity);
-    Reconnecting::new(options, |transport| BenchClient::new(Config::default(), transport))
+    Reconnecting::new(options, BenchCalls::from)
 }
 
 async fn measure(address: std::net::SocketAddr) {
@@ -123,11 +124,11 @@ async fn measure(address: std::net::SocketAddr) {
     idle_connections(address, 2000).await;
 }
 
-async fn ping(client: &Reconnecting<BenchClient>) {
+async fn ping(client: &Reconnecting<BenchCalls>) {
     client.call(LIMIT, |stub, context| async move { stub.ping(context).await }).await.unwrap();
 }
 
-async fn round_trips(client: &Reconnecting<BenchClient>, count: usize) {
+async fn round_trips(client: &Reconnecting<BenchCalls>, count: usize) {
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
         let begin = Instant::now();
@@ -139,14 +140,14 @@ async fn round_trips(client: &Reconnecting<BenchClient>, count: usize) {
     println!("round trip: median {median:.1} µs, 99 % below {late:.1} µs ({count} calls)");
 }
 
-async fn calls_at_once(client: &Reconnecting<BenchClient>, at_once: usize, count: usize) {
+async fn calls_at_once(client: &Reconnecting<BenchCalls>, at_once: usize, count: usize) {
     let begin = Instant::now();
     run(at_once, count, || ping(client)).await;
     let rate = count as f64 / begin.elapsed().as_secs_f64();
     println!("{at_once} calls at once: {:.1} k/s", rate / 1000.0);
 }
 
-async fn puts(client: &Reconnecting<BenchClient>, size: usize, at_once: usize) {
+async fn puts(client: &Reconnecting<BenchCalls>, size: usize, at_once: usize) {
     let data = Bytes::from(vec![2; size]);
     let begin = Instant::now();
     let count = rounds(size);
@@ -158,7 +159,7 @@ async fn puts(client: &Reconnecting<BenchClient>, size: usize, at_once: usize) {
     throughput("put", size, at_once, count, begin);
 }
 
-async fn gets(client: &Reconnecting<BenchClient>, size: usize, at_once: usize) {
+async fn gets(client: &Reconnecting<BenchCalls>, size: usize, at_once: usize) {
     let len = u32::try_from(size).unwrap();
     let begin = Instant::now();
     let count = rounds(size);

@@ -17,7 +17,7 @@ use cairn_common::attr::FileKind;
 use cairn_common::config::{ByteSize, META_PORT};
 use cairn_common::error::FsError;
 use cairn_common::ids::{ClusterId, Ino};
-use cairn_common::proto::meta::{ClientInfo, MetaServiceClient};
+use cairn_common::proto::meta::{ClientInfo, MetaStub};
 use cairn_common::rpc::{ConnectOptions, Reconnecting};
 use cairn_common::wire::hello::{Identity, ServiceKind};
 use futures::FutureExt;
@@ -191,9 +191,7 @@ async fn blocking<T: Send + 'static>(
 async fn open_session(source: &Source, mount_point: &Path, options: &MountOptions) -> Result<Arc<Session>> {
     let identity = Identity::new(ServiceKind::Meta, ClusterId::default(), ROLE);
     let connect = ConnectOptions::new(source.servers.clone(), META_PORT, identity);
-    let link = Reconnecting::new(connect, |transport| {
-        MetaServiceClient::new(tarpc::client::Config::default(), transport)
-    });
+    let link = Reconnecting::new(connect, MetaStub::from);
     let client = ClientInfo {
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         mount_point: mount_point.display().to_string(),

@@ -8,9 +8,9 @@ use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, SessionId, VolumeId};
 use cairn_common::limits::FRAME_PAYLOAD_MAX;
 use cairn_common::namespace::tables::BlockUse;
-use cairn_common::proto::data::{BlockStat, DataServiceClient, GetRequest};
+use cairn_common::proto::data::{BlockStat, DataStub, GetRequest};
 use cairn_common::proto::meta::{
-    BLOCKS_PER_REPLY, BlockFate, ClusterMap, MetaServiceClient, MetaStatus, NodeInfo, TreeReport, UserReport,
+    BLOCKS_PER_REPLY, BlockFate, ClusterMap, MetaStatus, MetaStub, NodeInfo, TreeReport, UserReport,
 };
 use cairn_common::rpc::Reconnecting;
 use cairn_common::wire::checksum::verify_pieces;
@@ -24,7 +24,7 @@ const TREE_LIMIT: Duration = Duration::from_secs(1800);
 
 /// The metadata daemon.
 pub struct Meta {
-    link: Reconnecting<MetaServiceClient>,
+    link: Reconnecting<MetaStub>,
 }
 
 impl Meta {
@@ -115,13 +115,13 @@ impl AskMeta for Meta {
 
 /// One data daemon.
 pub struct Data {
-    link: Reconnecting<DataServiceClient>,
+    link: Reconnecting<DataStub>,
 }
 
 impl Data {
     /// Whether it answers at all.
     async fn answers(&self) -> FsResult<()> {
-        let stat = |client: DataServiceClient, context| async move { client.stat(context).await };
+        let stat = |client: DataStub, context| async move { client.stat(context).await };
         self.link.call(connect::PATIENCE, stat).await.map(|_stat| ())
     }
 }
@@ -131,8 +131,7 @@ impl AskData for Data {
         let mut all: Vec<BlockStat> = Vec::new();
         loop {
             let after = all.last().map_or(0, |stat| stat.block.sequence);
-            let list =
-                |client: DataServiceClient, context| async move { client.list(context, volume, after).await };
+            let list = |client: DataStub, context| async move { client.list(context, volume, after).await };
             let page = self.link.call(PAGE_LIMIT, list).await?;
             if page.is_empty() {
                 return Ok(all);
@@ -144,7 +143,7 @@ impl AskData for Data {
     async fn verify(&self, block: BlockRef) -> FsResult<u64> {
         let length = u32::try_from(FRAME_PAYLOAD_MAX).map_err(|_| FsError::Invalid)?;
         let request = GetRequest { block, offset: 0, length };
-        let get = |client: DataServiceClient, context| async move { client.get(context, request).await };
+        let get = |client: DataStub, context| async move { client.get(context, request).await };
         let reply = self.link.call(PAGE_LIMIT, get).await?;
         let bytes = reply.payload.into_bytes();
         verify_pieces(&bytes, &reply.checksums).map_err(|_piece| FsError::Corrupt)?;

@@ -5,6 +5,7 @@
 
 use crate::error::FsResult;
 use crate::ids::{BlockRef, NodeId, SessionId, VolumeId};
+use crate::rpc::WireStub;
 use crate::wire::Payload;
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +83,9 @@ pub struct BlockStat {
     pub summary_len: u32,
     pub deleted: bool,
 }
+
+/// Calls a [`DataService`] over a connection.
+pub type DataStub = DataServiceClient<WireStub<DataServiceRequest, DataServiceResponse>>;
 
 #[tarpc::service]
 pub trait DataService {

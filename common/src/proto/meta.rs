@@ -10,6 +10,7 @@ use crate::namespace::op::{Extent, Name, Op, OpResult, Relocation};
 use crate::namespace::tables::{BlockUse, HeldLock, Totals};
 use crate::namespace::users::BlockUser;
 use crate::proto::data::DataStat;
+use crate::rpc::WireStub;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -333,6 +334,9 @@ pub struct UserReport {
     /// False: there are more than one answer holds.
     pub complete: bool,
 }
+
+/// Calls a [`MetaService`] over a connection.
+pub type MetaStub = MetaServiceClient<WireStub<MetaServiceRequest, MetaServiceResponse>>;
 
 #[tarpc::service]
 pub trait MetaService {

@@ -8,22 +8,22 @@
 use super::deadline::context_within;
 use super::fault::{breaks_connection, fs_error};
 use super::handshake::{HandshakeError, Peer, exchange};
+use super::message::WireMessage;
 use super::outage::Outage;
 use super::socket::tune;
-use super::transport::{ClientTransport, WireError};
+use super::stub::{Dispatch, WireStub};
 use crate::config::Address;
 use crate::error::{FsError, FsResult, one_line};
 use crate::pool::PayloadBuffers;
 use crate::wire::hello::Identity;
-use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
-use tarpc::ChannelError;
-use tarpc::client::{NewClient, RpcError};
+use tarpc::client::RpcError;
 use tarpc::context::Context;
+use tarpc::{ClientMessage, RequestName, Response};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -149,17 +149,18 @@ impl<C> Clone for Reconnecting<C> {
     }
 }
 
-type Dispatch = BoxFuture<'static, Result<(), ChannelError<WireError>>>;
-
 impl<C: Clone + Send + Sync + 'static> Reconnecting<C> {
-    /// A client that connects when first asked. `make` is the stub's constructor:
-    /// `|transport| DataServiceClient::new(Config::default(), transport)`. Needs a tokio runtime.
-    pub fn new<Req, Resp, D, Make>(options: ConnectOptions, make: Make) -> Reconnecting<C>
+    /// A client that connects when first asked. `make` is the service's client around a stub: `DataStub::from`.
+    /// Needs a tokio runtime.
+    pub fn new<Req, Resp>(
+        options: ConnectOptions,
+        make: impl Fn(WireStub<Req, Resp>) -> C + Send + Sync + 'static,
+    ) -> Reconnecting<C>
     where
-        Req: 'static,
-        Resp: 'static,
-        Make: Fn(ClientTransport<Req, Resp>) -> NewClient<C, D> + Send + Sync + 'static,
-        D: Future<Output = Result<(), ChannelError<WireError>>> + Send + 'static,
+        Req: RequestName + Send + 'static,
+        Resp: Send + 'static,
+        Response<Resp>: WireMessage,
+        ClientMessage<Req>: WireMessage,
     {
         let (publish, published) = watch::channel(Published {
             state: LinkState::Idle,
@@ -170,9 +171,9 @@ impl<C: Clone + Send + Sync + 'static> Reconnecting<C> {
         let (generations, generation) = watch::channel(0);
         let (wanted, closed) = (Arc::new(Notify::new()), CancellationToken::new());
         let buffers = options.buffers.clone();
-        let start = move |stream| {
-            let NewClient { client, dispatch } = make(ClientTransport::new(stream, buffers.clone()));
-            (client, Box::pin(dispatch) as Dispatch)
+        let start = move |stream, ended| {
+            let (stub, dispatch) = WireStub::over(stream, buffers.clone(), ended);
+            (make(stub), dispatch)
         };
         let keeper =
             Keeper { options, start, publish, generations, wanted: wanted.clone(), pause: Pause::new() };
@@ -269,7 +270,7 @@ struct Keeper<C, Start> {
 impl<C, Start> Keeper<C, Start>
 where
     C: Clone + Send + Sync + 'static,
-    Start: Fn(TcpStream) -> (C, Dispatch) + Send,
+    Start: Fn(TcpStream, CancellationToken) -> (C, Dispatch) + Send,
 {
     async fn run(mut self) {
         loop {
@@ -299,7 +300,9 @@ where
         self.options.identity.learn_cluster(peer.cluster);
         let generation = *self.generations.borrow() + 1;
         let (broken, peer) = (CancellationToken::new(), Arc::new(peer));
-        let (client, dispatch) = (self.start)(stream);
+        // Also when nobody wants the connection any more and this future is dropped: calls still run.
+        let _ended = broken.clone().drop_guard();
+        let (client, dispatch) = (self.start)(stream, broken.clone());
         let live = Live { client, generation, peer: peer.clone(), broken: broken.clone() };
         if let Some(what) = self.options.outage.up() {
             log_up(what, &peer);

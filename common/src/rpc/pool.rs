@@ -2,14 +2,15 @@
 //! several cores busy and large messages don't wait behind each other.
 
 use super::connect::{ConnectOptions, LinkState, Live, Reconnecting};
-use super::transport::{ClientTransport, WireError};
+use super::message::WireMessage;
+use super::stub::WireStub;
 use crate::error::FsResult;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tarpc::ChannelError;
-use tarpc::client::{NewClient, RpcError};
+use tarpc::client::RpcError;
 use tarpc::context::Context;
+use tarpc::{ClientMessage, RequestName, Response};
 
 /// Connections used in turn. Cloning shares them.
 #[derive(Debug)]
@@ -26,12 +27,13 @@ impl<C> Clone for Pool<C> {
 
 impl<C: Clone + Send + Sync + 'static> Pool<C> {
     /// `count` connections (at least one), each made when its turn first comes.
-    pub fn new<Req, Resp, D, Make>(count: usize, options: &ConnectOptions, make: Make) -> Pool<C>
+    pub fn new<Req, Resp, Make>(count: usize, options: &ConnectOptions, make: Make) -> Pool<C>
     where
-        Req: 'static,
-        Resp: 'static,
-        Make: Fn(ClientTransport<Req, Resp>) -> NewClient<C, D> + Clone + Send + Sync + 'static,
-        D: Future<Output = Result<(), ChannelError<WireError>>> + Send + 'static,
+        Req: RequestName + Send + 'static,
+        Resp: Send + 'static,
+        Response<Resp>: WireMessage,
+        ClientMessage<Req>: WireMessage,
+        Make: Fn(WireStub<Req, Resp>) -> C + Clone + Send + Sync + 'static,
     {
         let clients = (0..count.max(1)).map(|_| Reconnecting::new(options.clone(), make.clone())).collect();
         Pool { clients, next: Arc::new(AtomicUsize::new(0)) }

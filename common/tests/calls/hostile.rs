@@ -71,7 +71,7 @@ async fn a_client_stays_with_the_cluster_it_first_met() {
     server.stop().await;
 }
 
-async fn until_err(client: &cairn_common::rpc::Reconnecting<crate::support::EchoClient>, expected: FsError) {
+async fn until_err(client: &cairn_common::rpc::Reconnecting<crate::support::EchoCalls>, expected: FsError) {
     let end = Instant::now() + LIMIT;
     while ping(client).await != Err(expected) {
         assert!(Instant::now() < end, "never {expected:?}");

@@ -1,6 +1,6 @@
 //! Calls, payloads, deadlines and reconnecting over real sockets.
 
-use crate::support::{EchoClient, Server, UNAVAILABLE, connect, connect_with, options, ping, until};
+use crate::support::{EchoCalls, Server, UNAVAILABLE, connect, connect_with, options, ping, until};
 use bytes::Bytes;
 use cairn_common::error::FsError;
 use cairn_common::limits::{FRAME_HEADER_MAX, FRAME_PAYLOAD_MAX};
@@ -8,7 +8,6 @@ use cairn_common::rpc::{LinkState, Pool, context_within};
 use cairn_common::wire::Payload;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tarpc::client::Config;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -167,8 +166,7 @@ async fn the_first_address_that_works_is_taken() {
 #[tokio::test]
 async fn a_pool_uses_its_connections_in_turn() {
     let server = Server::start(|_| ()).await;
-    let pool =
-        Pool::new(3, &options(server.address, 7), |transport| EchoClient::new(Config::default(), transport));
+    let pool = Pool::new(3, &options(server.address, 7), EchoCalls::from);
     for _ in 0..6 {
         pool.call(LIMIT, |stub, context| async move { stub.ping(context).await }).await.unwrap();
     }

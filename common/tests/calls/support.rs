@@ -4,17 +4,18 @@ use bytes::Bytes;
 use cairn_common::config::Address;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::ClusterId;
-use cairn_common::rpc::{ConnectOptions, Peer, Reconnecting, ServeOptions, detached, serve};
+use cairn_common::rpc::{ConnectOptions, Peer, Reconnecting, ServeOptions, WireStub, detached, serve};
 use cairn_common::wire::Payload;
 use cairn_common::wire::hello::{Identity, ServiceKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tarpc::client::Config;
 use tarpc::context::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+pub type EchoCalls = EchoClient<WireStub<EchoRequest, EchoResponse>>;
 
 #[tarpc::service]
 pub trait Echo {
@@ -125,11 +126,11 @@ pub fn options(address: SocketAddr, cluster: u128) -> ConnectOptions {
     ConnectOptions::new(vec![Address::from(address)], 1, identity)
 }
 
-pub fn connect_with(options: ConnectOptions) -> Reconnecting<EchoClient> {
-    Reconnecting::new(options, |transport| EchoClient::new(Config::default(), transport))
+pub fn connect_with(options: ConnectOptions) -> Reconnecting<EchoCalls> {
+    Reconnecting::new(options, EchoCalls::from)
 }
 
-pub fn connect(address: SocketAddr) -> Reconnecting<EchoClient> {
+pub fn connect(address: SocketAddr) -> Reconnecting<EchoCalls> {
     connect_with(options(address, 7))
 }
 
@@ -142,7 +143,7 @@ pub async fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-pub async fn ping(client: &Reconnecting<EchoClient>) -> FsResult<()> {
+pub async fn ping(client: &Reconnecting<EchoCalls>) -> FsResult<()> {
     client.call(Duration::from_secs(5), |stub, context| async move { stub.ping(context).await }).await
 }
 

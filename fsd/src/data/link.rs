@@ -7,7 +7,7 @@ use cairn_common::ids::{BlockRef, NodeId, SessionId, VolumeId};
 use cairn_common::namespace::tables::BlockUse;
 use cairn_common::proto::data::DataStat;
 use cairn_common::proto::meta::{
-    BlockFate, FileRange, LivePieces, MetaServiceClient, RegisterRequest, RelocateRequest, ReportRequest,
+    BlockFate, FileRange, LivePieces, MetaStub, RegisterRequest, RelocateRequest, ReportRequest,
 };
 use cairn_common::rpc::Reconnecting;
 use futures::future::{BoxFuture, FutureExt};
@@ -53,7 +53,7 @@ pub trait MetaLink: Send + Sync + 'static {
     fn relocate(&self, request: RelocateRequest) -> BoxFuture<'_, FsResult<()>>;
 }
 
-impl MetaLink for Reconnecting<MetaServiceClient> {
+impl MetaLink for Reconnecting<MetaStub> {
     fn register(&self, identity: Identity, address: String) -> BoxFuture<'_, FsResult<Registered>> {
         let node = identity.owner.map(|owner| owner.node);
         let request = RegisterRequest { node, identity: identity.identity, address };

@@ -11,7 +11,7 @@ use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, ClusterId, NodeId, SessionId, VolumeId};
 use cairn_common::namespace::tables::BlockUse;
 use cairn_common::proto::data::DataStat;
-use cairn_common::proto::meta::{BlockFate, FileRange, LivePieces, MetaServiceClient, RelocateRequest};
+use cairn_common::proto::meta::{BlockFate, FileRange, LivePieces, MetaStub, RelocateRequest};
 use cairn_common::rpc::{ConnectOptions, Reconnecting};
 use cairn_common::wire::hello::{Identity, ServiceKind};
 use futures::future::{BoxFuture, FutureExt};
@@ -107,16 +107,14 @@ impl RunningData {
     }
 }
 
-fn connect(meta: &[Address], known: Option<DirIdentity>) -> Reconnecting<MetaServiceClient> {
+fn connect(meta: &[Address], known: Option<DirIdentity>) -> Reconnecting<MetaStub> {
     let (cluster, role) = match known.and_then(|identity| identity.owner) {
         Some(owner) => (owner.cluster, format!("data daemon {}", owner.node)),
         None => (ClusterId::default(), "new data daemon".to_owned()),
     };
     let identity = Identity::new(ServiceKind::Meta, cluster, &role);
     let options = ConnectOptions::new(meta.to_vec(), META_PORT, identity);
-    Reconnecting::new(options, |transport| {
-        MetaServiceClient::new(tarpc::client::Config::default(), transport)
-    })
+    Reconnecting::new(options, MetaStub::from)
 }
 
 /// The address to tell mounts. Listening on all addresses, it is the one that the way to the metadata
@@ -159,7 +157,7 @@ async fn local_ip(config: &DataConfig) -> std::io::Result<std::net::IpAddr> {
 
 /// The way to the metadata daemon, watched for the first report.
 struct Watched {
-    link: Reconnecting<MetaServiceClient>,
+    link: Reconnecting<MetaStub>,
     reported: watch::Sender<bool>,
 }
 

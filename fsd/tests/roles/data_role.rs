@@ -4,7 +4,7 @@ use crate::data_common::{content, copy_of, owner, put_request};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, ClusterId, NodeId, SessionId, VolumeId};
 use cairn_common::namespace::tables::BlockUse;
-use cairn_common::proto::data::{DataServiceClient, DataStat, GetRequest};
+use cairn_common::proto::data::{DataStat, DataStub, GetRequest};
 use cairn_common::proto::meta::{BlockFate, FileRange, LivePieces, RelocateRequest};
 use cairn_common::rpc::{ConnectOptions, Reconnecting};
 use cairn_common::wire::hello;
@@ -136,17 +136,15 @@ impl Running {
         Running { address, shutdown, task }
     }
 
-    fn client(&self, cluster: ClusterId) -> Reconnecting<DataServiceClient> {
+    fn client(&self, cluster: ClusterId) -> Reconnecting<DataStub> {
         let identity = hello::Identity::new(ServiceKind::Data, cluster, "test");
         let options = ConnectOptions::new(vec![self.address.into()], 0, identity);
-        Reconnecting::new(options, |transport| {
-            DataServiceClient::new(tarpc::client::Config::default(), transport)
-        })
+        Reconnecting::new(options, DataStub::from)
     }
 
     async fn put(&self, tag: u64, length: usize) -> FsResult<BlockRef> {
         let request = put_request(content(tag, length));
-        let put = |stub: DataServiceClient, context| async move { stub.put(context, request).await };
+        let put = |stub: DataStub, context| async move { stub.put(context, request).await };
         self.client(owner().cluster).call(LIMIT, put).await
     }
 
@@ -169,7 +167,7 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-async fn get(client: &Reconnecting<DataServiceClient>, block: BlockRef) -> FsResult<bytes::Bytes> {
+async fn get(client: &Reconnecting<DataStub>, block: BlockRef) -> FsResult<bytes::Bytes> {
     let request = GetRequest { block, offset: 0, length: u32::MAX };
     let reply = client.call(LIMIT, |stub, context| async move { stub.get(context, request).await }).await?;
     Ok(reply.payload.into_bytes())

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cairn_common::config::{Address, DATA_PORT};
 use cairn_common::error::FsError;
 use cairn_common::ids::{BlockRef, ClusterId, NodeId, SessionId};
-use cairn_common::proto::data::{DataServiceClient, DataStat, GetRequest, PutRequest};
+use cairn_common::proto::data::{DataStat, DataStub, GetRequest, PutRequest};
 use cairn_common::proto::meta::{RegisterRequest, ReportRequest};
 use cairn_common::rpc::{ConnectOptions, Reconnecting};
 use cairn_common::wire::Payload;
@@ -109,12 +109,10 @@ async fn data_daemon(server: &Server, dir: &Path) -> Result<RunningData, cairn_f
     within(start_data(DataConfig::new(dir.to_owned(), listen, vec![server.address.clone()]))).await
 }
 
-fn data_link(node: &RunningData, cluster: ClusterId) -> Reconnecting<DataServiceClient> {
+fn data_link(node: &RunningData, cluster: ClusterId) -> Reconnecting<DataStub> {
     let identity = Identity::new(ServiceKind::Data, cluster, "test");
     let options = ConnectOptions::new(vec![node.address().into()], DATA_PORT, identity);
-    Reconnecting::new(options, |transport| {
-        DataServiceClient::new(tarpc::client::Config::default(), transport)
-    })
+    Reconnecting::new(options, DataStub::from)
 }
 
 const PAYLOAD: &[u8] = b"hello";

@@ -9,8 +9,8 @@ use cairn_common::namespace::op::{
     OpReply, OpResult, Piece,
 };
 use cairn_common::proto::meta::{
-    AttachReply, AttachRequest, Batch, BatchReply, ClientInfo, CloseItem, Event, EventBody,
-    MetaServiceClient, MetaStatus, OpenReply, OpenState,
+    AttachReply, AttachRequest, Batch, BatchReply, ClientInfo, CloseItem, Event, EventBody, MetaStatus,
+    MetaStub, OpenReply, OpenState,
 };
 use cairn_common::rpc::{ConnectOptions, Reconnecting, context_within};
 use cairn_common::wire::hello::{Identity, ServiceKind};
@@ -87,9 +87,7 @@ impl Server {
     pub fn connect(&self) -> Link {
         let identity = Identity::new(ServiceKind::Meta, ClusterId::default(), "test");
         let options = ConnectOptions::new(vec![self.address.clone()], META_PORT, identity);
-        Reconnecting::new(options, |transport| {
-            MetaServiceClient::new(tarpc::client::Config::default(), transport)
-        })
+        Reconnecting::new(options, MetaStub::from)
     }
 
     pub async fn status(&self) -> MetaStatus {
@@ -97,7 +95,7 @@ impl Server {
     }
 }
 
-pub type Link = Reconnecting<MetaServiceClient>;
+pub type Link = Reconnecting<MetaStub>;
 type Answer<T> = Result<FsResult<T>, tarpc::client::RpcError>;
 
 pub fn context() -> tarpc::context::Context {
@@ -107,7 +105,7 @@ pub fn context() -> tarpc::context::Context {
 /// One call over a connection.
 pub async fn ask<T, F: Future<Output = Answer<T>>>(
     link: &Link,
-    call: impl FnOnce(MetaServiceClient) -> F,
+    call: impl FnOnce(MetaStub) -> F,
 ) -> FsResult<T> {
     within(link.call(LONG, |client, _| call(client))).await
 }
@@ -197,7 +195,7 @@ impl Mount {
 
     pub async fn ask<T, F: Future<Output = Answer<T>>>(
         &self,
-        call: impl FnOnce(MetaServiceClient) -> F,
+        call: impl FnOnce(MetaStub) -> F,
     ) -> FsResult<T> {
         ask(&self.link, call).await
     }
@@ -265,7 +263,7 @@ impl Mount {
 async fn pump(link: Link, session: SessionId, sender: mpsc::UnboundedSender<Event>) {
     let mut received = 0;
     loop {
-        let call = |c: MetaServiceClient, _| async move {
+        let call = |c: MetaStub, _| async move {
             c.events(context_within(Duration::from_secs(40)), session, received, 5_000).await
         };
         match link.call(Duration::from_secs(40), call).await {

@@ -4,7 +4,7 @@
 use super::silence::Silence;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Epoch, SessionId};
-use cairn_common::proto::meta::MetaServiceClient;
+use cairn_common::proto::meta::MetaStub;
 use cairn_common::rpc::{Live, Reconnecting, fs_error};
 use parking_lot::Mutex;
 use std::future::Future;
@@ -21,7 +21,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// A session that is attached over a living connection.
 #[derive(Clone)]
 pub struct Attached {
-    pub live: Live<MetaServiceClient>,
+    pub live: Live<MetaStub>,
     pub session: SessionId,
     pub epoch: Epoch,
 }
@@ -29,8 +29,8 @@ pub struct Attached {
 impl Attached {
     /// The stub, for one call.
     #[must_use]
-    pub fn client(&self) -> MetaServiceClient {
-        MetaServiceClient::clone(&self.live)
+    pub fn client(&self) -> MetaStub {
+        MetaStub::clone(&self.live)
     }
 }
 
@@ -46,7 +46,7 @@ pub enum State {
 
 /// Sends calls over the attached connection, and waits for it when there is none.
 pub struct Calls {
-    pub link: Reconnecting<MetaServiceClient>,
+    pub link: Reconnecting<MetaStub>,
     pub state: watch::Sender<State>,
     /// `soft`: give up after this long.
     timeout: Option<Duration>,
@@ -54,7 +54,7 @@ pub struct Calls {
 }
 
 impl Calls {
-    pub fn new(link: Reconnecting<MetaServiceClient>, timeout: Option<Duration>) -> Calls {
+    pub fn new(link: Reconnecting<MetaStub>, timeout: Option<Duration>) -> Calls {
         Calls { link, state: watch::Sender::new(State::Detached), timeout, silence: Mutex::default() }
     }
 
@@ -131,7 +131,7 @@ impl Calls {
     /// What the server answers; with `soft`, `TimedOut` when it doesn't.
     pub async fn call<T, F, Fut>(&self, make: F) -> FsResult<T>
     where
-        F: Fn(MetaServiceClient, SessionId) -> Fut,
+        F: Fn(MetaStub, SessionId) -> Fut,
         Fut: Future<Output = Result<FsResult<T>, RpcError>>,
     {
         self.bounded(self.call_hard(make)).await
@@ -153,7 +153,7 @@ impl Calls {
 
     async fn call_hard<T, F, Fut>(&self, make: F) -> FsResult<T>
     where
-        F: Fn(MetaServiceClient, SessionId) -> Fut,
+        F: Fn(MetaStub, SessionId) -> Fut,
         Fut: Future<Output = Result<FsResult<T>, RpcError>>,
     {
         loop {
@@ -186,7 +186,6 @@ mod tests {
     use cairn_common::proto::meta::{MetaServiceRequest, MetaServiceResponse};
     use cairn_common::rpc::{ConnectOptions, Peer, ServeOptions, context_within, serve};
     use cairn_common::wire::hello::{Identity, ServiceKind};
-    use tarpc::client::Config;
     use tarpc::server::InFlightRequest;
     use tokio::net::TcpListener;
     use tokio_util::sync::CancellationToken;
@@ -215,7 +214,7 @@ mod tests {
 
     async fn getxattr(calls: &Calls, name_len: usize) -> FsResult<Bytes> {
         let name = Bytes::from(vec![b'x'; name_len]);
-        let ask = |client: MetaServiceClient, id| {
+        let ask = |client: MetaStub, id| {
             let name = name.clone();
             async move { client.getxattr(context_within(CALL_DEADLINE), id, Ino::ROOT, name).await }
         };
@@ -228,8 +227,7 @@ mod tests {
         let address = repeating_server(2, shutdown.clone()).await;
         let identity = Identity::new(ServiceKind::Meta, ClusterId(1), "test client");
         let options = ConnectOptions::new(vec![address], 0, identity);
-        let link =
-            Reconnecting::new(options, |transport| MetaServiceClient::new(Config::default(), transport));
+        let link = Reconnecting::new(options, MetaStub::from);
         let calls = Calls::new(link, Some(Duration::from_secs(20)));
         let live = calls.link.get().await.unwrap();
         let attached = Attached { live, session: SessionId(1), epoch: Epoch(1) };

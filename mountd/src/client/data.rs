@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cairn_common::config::{Address, DATA_PORT};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, NodeId};
-use cairn_common::proto::data::{DataServiceClient, GetRequest, PutRequest};
+use cairn_common::proto::data::{DataStub, GetRequest, PutRequest};
 use cairn_common::rpc::{ConnectOptions, Pool};
 use cairn_common::told::Told;
 use cairn_common::wire::Payload;
@@ -37,7 +37,7 @@ const CORRUPT_TRIES: u32 = 3;
 pub struct BlockClient {
     session: Arc<Session>,
     nodes: Mutex<Nodes>,
-    pools: Mutex<HashMap<NodeId, (String, Pool<DataServiceClient>)>>,
+    pools: Mutex<HashMap<NodeId, (String, Pool<DataStub>)>>,
     identity: Identity,
     /// `soft`: give up after this long.
     timeout: Option<Duration>,
@@ -55,7 +55,7 @@ impl BlockClient {
         BlockClient { session, nodes, pools, identity, timeout, unread, damaged: Told::default() }
     }
 
-    fn pool(&self, node: NodeId, address: &str) -> FsResult<Pool<DataServiceClient>> {
+    fn pool(&self, node: NodeId, address: &str) -> FsResult<Pool<DataStub>> {
         let mut pools = self.pools.lock();
         if let Some((known, pool)) = pools.get(&node)
             && known == address
@@ -64,9 +64,7 @@ impl BlockClient {
         }
         let parsed: Address = address.parse().map_err(|_| FsError::Invalid)?;
         let options = ConnectOptions::new(vec![parsed], DATA_PORT, self.identity.clone());
-        let pool = Pool::new(CONNECTIONS, &options, |transport| {
-            DataServiceClient::new(tarpc::client::Config::default(), transport)
-        });
+        let pool = Pool::new(CONNECTIONS, &options, DataStub::from);
         pools.insert(node, (address.to_owned(), pool.clone()));
         Ok(pool)
     }
@@ -80,7 +78,7 @@ impl BlockClient {
     }
 
     /// The daemon for a new block, none of the `full` ones; asks for the map where none is known.
-    async fn choose(&self, full: &[NodeId]) -> FsResult<(NodeId, Pool<DataServiceClient>)> {
+    async fn choose(&self, full: &[NodeId]) -> FsResult<(NodeId, Pool<DataStub>)> {
         let mut chosen = self.nodes.lock().choose(Instant::now(), full);
         if chosen.is_none() {
             self.refresh().await?;
@@ -90,7 +88,7 @@ impl BlockClient {
         Ok((node, self.pool(node, &address)?))
     }
 
-    async fn holder(&self, block: BlockRef) -> FsResult<Pool<DataServiceClient>> {
+    async fn holder(&self, block: BlockRef) -> FsResult<Pool<DataStub>> {
         let mut holder = self.nodes.lock().holder(block.volume);
         if holder.is_none() {
             self.refresh().await?;
@@ -118,12 +116,7 @@ impl BlockClient {
         }
     }
 
-    async fn put_to(
-        &self,
-        node: NodeId,
-        pool: &Pool<DataServiceClient>,
-        request: PutRequest,
-    ) -> FsResult<BlockRef> {
+    async fn put_to(&self, node: NodeId, pool: &Pool<DataStub>, request: PutRequest) -> FsResult<BlockRef> {
         let result = pool
             .call(DATA_DEADLINE, |client, context| async move { client.put(context, request).await })
             .await;

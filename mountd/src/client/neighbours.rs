@@ -5,7 +5,7 @@ use super::calls::{CALL_DEADLINE, Calls};
 use crate::life::{Dead, LifeFiles};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{ClusterId, SessionId};
-use cairn_common::proto::meta::MetaServiceClient;
+use cairn_common::proto::meta::MetaStub;
 use cairn_common::rpc::{Live, context_within, fs_error};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const LOOKS: [Duration; 3] =
     [Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(250)];
 
 /// Before a session is opened, which might have to wait for them.
-pub async fn end_before(files: &LifeFiles, live: &Live<MetaServiceClient>) {
+pub async fn end_before(files: &LifeFiles, live: &Live<MetaStub>) {
     let end = |session| async move {
         live.detach(context_within(CALL_DEADLINE), session).await.map_err(|error| fs_error(&error))?
     };
@@ -41,9 +41,8 @@ pub async fn end_always(files: LifeFiles, calls: Arc<Calls>, cluster: ClusterId)
 /// However long the server is away: nobody else may come by to try again.
 async fn end_over(calls: &Calls, session: SessionId) -> FsResult<()> {
     loop {
-        let end = |client: MetaServiceClient, _| async move {
-            client.detach(context_within(CALL_DEADLINE), session).await
-        };
+        let end =
+            |client: MetaStub, _| async move { client.detach(context_within(CALL_DEADLINE), session).await };
         match calls.call(end).await {
             Err(FsError::TimedOut) => {}
             answer => return answer,

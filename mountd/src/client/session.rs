@@ -26,7 +26,7 @@ use cairn_common::namespace::op::{LockRequest, Name, Op, OpBody};
 use cairn_common::namespace::tables::HeldLock;
 use cairn_common::proto::meta::{
     AttachReply, AttachRequest, Batch, ClientInfo, CloseItem, ClusterMap, DirPage, Event, EventBody,
-    ExtentPage, FsStat, MetaServiceClient, OpenReply, OpenState,
+    ExtentPage, FsStat, MetaStub, OpenReply, OpenState,
 };
 use cairn_common::rpc::{Live, Reconnecting, context_within, fs_error};
 use parking_lot::Mutex;
@@ -105,7 +105,7 @@ impl Session {
     /// # Errors
     /// `Unavailable` if no server can be reached within `limit`; what the server says otherwise.
     pub async fn open(
-        link: Reconnecting<MetaServiceClient>,
+        link: Reconnecting<MetaStub>,
         client: ClientInfo,
         timeout: Option<Duration>,
         limit: Duration,
@@ -247,7 +247,7 @@ impl Session {
         }
     }
 
-    async fn reattach<S: EventSink>(&self, live: &Live<MetaServiceClient>, sink: &S) -> FsResult<Attached> {
+    async fn reattach<S: EventSink>(&self, live: &Live<MetaStub>, sink: &S) -> FsResult<Attached> {
         let opens = self.opens_without_closes(sink);
         let request = AttachRequest { session: Some(self.session()), client: self.client.clone(), opens };
         let answer = attach(live, request, &self.clock).await;
@@ -275,7 +275,7 @@ impl Session {
     }
 
     /// The session is over: nothing of it can be committed any more. The mount goes on with a new one.
-    async fn start_anew<S: EventSink>(&self, live: &Live<MetaServiceClient>, sink: &S) -> FsResult<Attached> {
+    async fn start_anew<S: EventSink>(&self, live: &Live<MetaStub>, sink: &S) -> FsResult<Attached> {
         tracing::error!(
             target: "cairn",
             session = self.session().0,
@@ -410,8 +410,7 @@ impl Session {
             }
             let _one_at_a_time = self.inos.refill.lock().await;
             if self.inos.is_empty() {
-                let ask =
-                    |client: MetaServiceClient, id| async move { client.allocate_inos(context(), id).await };
+                let ask = |client: MetaStub, id| async move { client.allocate_inos(context(), id).await };
                 self.inos.add(self.calls.call(ask).await?);
             }
         }
@@ -481,9 +480,8 @@ impl Session {
             }
             // Over new connections, too, as long as it takes: the event has arrived, so the server does not
             // send it again, and it evicts who never acknowledges.
-            let acknowledge = |client: MetaServiceClient, id| async move {
-                client.acknowledge(context(), id, event.id).await
-            };
+            let acknowledge =
+                |client: MetaStub, id| async move { client.acknowledge(context(), id, event.id).await };
             while session.calls.call(acknowledge).await == Err(FsError::TimedOut) {}
         });
     }
@@ -552,18 +550,14 @@ fn report_refused(refused: &Refused) {
     );
 }
 
-async fn attach(
-    live: &Live<MetaServiceClient>,
-    request: AttachRequest,
-    clock: &ServerClock,
-) -> FsResult<AttachReply> {
+async fn attach(live: &Live<MetaStub>, request: AttachRequest, clock: &ServerClock) -> FsResult<AttachReply> {
     let sent = SystemTime::now();
     let reply = live.attach(context_within(ATTACH_DEADLINE), request).await.map_err(|e| fs_error(&e))??;
     clock.learn(sent, SystemTime::now(), reply.time);
     Ok(reply)
 }
 
-fn attached_of(live: &Live<MetaServiceClient>, reply: &AttachReply) -> Attached {
+fn attached_of(live: &Live<MetaStub>, reply: &AttachReply) -> Attached {
     Attached { live: live.clone(), session: reply.session, epoch: reply.epoch }
 }
 
@@ -642,7 +636,7 @@ impl MetaClient for Session {
     }
 
     async fn lookup(&self, parent: Ino, name: Name) -> FsResult<Attr> {
-        let ask = |client: MetaServiceClient, id| {
+        let ask = |client: MetaStub, id| {
             let name = name.clone();
             async move { client.lookup(context(), id, parent, name).await }
         };
@@ -658,14 +652,14 @@ impl MetaClient for Session {
     }
 
     async fn readdir(&self, ino: Ino, cookie: u64, max_bytes: u32, plus: bool) -> FsResult<DirPage> {
-        let ask = |client: MetaServiceClient, id| async move {
+        let ask = |client: MetaStub, id| async move {
             client.readdir(context(), id, ino, cookie, max_bytes, plus).await
         };
         self.calls.call(ask).await
     }
 
     async fn getxattr(&self, ino: Ino, name: Bytes) -> FsResult<Bytes> {
-        let ask = |client: MetaServiceClient, id| {
+        let ask = |client: MetaStub, id| {
             let name = name.clone();
             async move { client.getxattr(context(), id, ino, name).await }
         };
@@ -695,8 +689,7 @@ impl MetaClient for Session {
         let (calls, closes) = (Arc::clone(&self.calls), Arc::clone(&self.closes));
         let (answer, wait) = oneshot::channel();
         self.tasks.spawn(async move {
-            let ask =
-                |client: MetaServiceClient, id| async move { client.open(context(), id, ino, write).await };
+            let ask = |client: MetaStub, id| async move { client.open(context(), id, ino, write).await };
             if let Err(Ok(_)) = answer.send(calls.call(ask).await) {
                 closes.add(CloseItem { ino, opens: 1, writers: u32::from(write) });
             }

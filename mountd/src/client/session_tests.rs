@@ -133,9 +133,7 @@ async fn patient_session(
     let identity = Identity::new(ServiceKind::Meta, ClusterId(1), "test server");
     tokio::spawn(serve(listener, ServeOptions::new(identity), shutdown, move |_: Peer| handle.clone()));
     let identity = Identity::new(ServiceKind::Meta, ClusterId(1), "test client");
-    let link = Reconnecting::new(ConnectOptions::new(vec![address], 0, identity), |transport| {
-        MetaServiceClient::new(tarpc::client::Config::default(), transport)
-    });
+    let link = Reconnecting::new(ConnectOptions::new(vec![address], 0, identity), MetaStub::from);
     let session = Session::open(link, ClientInfo::default(), timeout, Duration::from_secs(20), files);
     let session = session.await.unwrap();
     session.start(Arc::new(NoSink));

@@ -6,8 +6,8 @@ use super::wait::within;
 use cairn_common::config::{Address, DATA_PORT, META_PORT};
 use cairn_common::ids::ClusterId;
 use cairn_common::namespace::tables::Totals;
-use cairn_common::proto::data::{DataServiceClient, DataStat};
-use cairn_common::proto::meta::{MetaServiceClient, MetaStatus};
+use cairn_common::proto::data::{DataStat, DataStub};
+use cairn_common::proto::meta::{MetaStatus, MetaStub};
 use cairn_common::rpc::{ConnectOptions, Reconnecting, context_within};
 use cairn_common::wire::hello::{Identity, ServiceKind};
 use cairn_fsd::config::{DataConfig, MetaConfig};
@@ -204,7 +204,7 @@ impl Cluster {
     /// What `cairn status` would show.
     pub async fn status(&self) -> MetaStatus {
         let link = meta_link(self.meta.address());
-        let ask = |client: MetaServiceClient, _| async move { client.status(context_within(CALL)).await };
+        let ask = |client: MetaStub, _| async move { client.status(context_within(CALL)).await };
         within("status", link.call(CALL, ask)).await.unwrap()
     }
 
@@ -217,10 +217,8 @@ impl Cluster {
     pub async fn data_stat(&self, index: usize) -> DataStat {
         let identity = Identity::new(ServiceKind::Data, ClusterId::default(), "test");
         let options = ConnectOptions::new(vec![self.data[index].address()], DATA_PORT, identity);
-        let link = Reconnecting::new(options, |transport| {
-            DataServiceClient::new(tarpc::client::Config::default(), transport)
-        });
-        let ask = |client: DataServiceClient, _| async move { client.stat(context_within(CALL)).await };
+        let link = Reconnecting::new(options, DataStub::from);
+        let ask = |client: DataStub, _| async move { client.stat(context_within(CALL)).await };
         within("stat of a data daemon", link.call(CALL, ask)).await.unwrap()
     }
 
@@ -235,12 +233,10 @@ impl Cluster {
 }
 
 /// A connection to the metadata daemon, without a session.
-pub fn meta_link(address: Address) -> Reconnecting<MetaServiceClient> {
+pub fn meta_link(address: Address) -> Reconnecting<MetaStub> {
     let identity = Identity::new(ServiceKind::Meta, ClusterId::default(), "test");
     let options = ConnectOptions::new(vec![address], META_PORT, identity);
-    Reconnecting::new(options, |transport| {
-        MetaServiceClient::new(tarpc::client::Config::default(), transport)
-    })
+    Reconnecting::new(options, MetaStub::from)
 }
 
 /// A loopback address that nobody else uses, and any port.

@@ -8,9 +8,7 @@ use cairn_common::config::Address;
 use cairn_common::error::FsResult;
 use cairn_common::ids::{Ino, Seq, SessionId};
 use cairn_common::namespace::op::{Create, Op, OpBody, OpResult};
-use cairn_common::proto::meta::{
-    AttachReply, AttachRequest, Batch, ClientInfo, Event, MetaServiceClient, OpenState,
-};
+use cairn_common::proto::meta::{AttachReply, AttachRequest, Batch, ClientInfo, Event, MetaStub, OpenState};
 use cairn_common::rpc::{Reconnecting, context_within};
 use std::time::Duration;
 use tarpc::client::RpcError;
@@ -21,7 +19,7 @@ const CALL: Duration = Duration::from_secs(60);
 
 /// See the module. Nothing runs in the background: it shows a sign of life only when it is told to.
 pub struct RawSession {
-    link: Reconnecting<MetaServiceClient>,
+    link: Reconnecting<MetaStub>,
     pub session: SessionId,
     pub attached: AttachReply,
     next: Seq,
@@ -34,17 +32,13 @@ impl RawSession {
         let link = meta_link(meta);
         let attached = attach(&link, None, Vec::new()).await.unwrap();
         let session = attached.session;
-        let ask =
-            |client: MetaServiceClient, context| async move { client.allocate_inos(context, session).await };
+        let ask = |client: MetaStub, context| async move { client.allocate_inos(context, session).await };
         let inos = within("inode numbers", link.call(CALL, ask)).await.unwrap();
         RawSession { link, session, next: attached.applied.next(), attached, inos: inos.first.0 }
     }
 
     /// One call.
-    pub async fn ask<T, F>(
-        &self,
-        call: impl FnOnce(MetaServiceClient, Context, SessionId) -> F,
-    ) -> FsResult<T>
+    pub async fn ask<T, F>(&self, call: impl FnOnce(MetaStub, Context, SessionId) -> F) -> FsResult<T>
     where
         F: Future<Output = Result<FsResult<T>, RpcError>>,
     {
@@ -93,13 +87,12 @@ impl RawSession {
 }
 
 async fn attach(
-    link: &Reconnecting<MetaServiceClient>,
+    link: &Reconnecting<MetaStub>,
     session: Option<SessionId>,
     opens: Vec<OpenState>,
 ) -> FsResult<AttachReply> {
     let client = ClientInfo { mount_point: "raw".into(), ..ClientInfo::default() };
     let request = AttachRequest { session, client, opens };
-    let ask =
-        |client: MetaServiceClient, _| async move { client.attach(context_within(CALL), request).await };
+    let ask = |client: MetaStub, _| async move { client.attach(context_within(CALL), request).await };
     within("attach", link.call(CALL, ask)).await
 }
