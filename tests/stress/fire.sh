@@ -131,17 +131,20 @@ PYTHON
 }
 # The first mount stands still, and comes back within its session: nobody sees an error, and the second mount goes on beside it.
 mount_still_round() {
-    local name=$1 load_a on look
+    local name=$1 load_a on look stood
     load_start "$MNT_A" "$name" || return 1
     load_a=$LOAD_PID
     load_start "$MNT_B" "$name-b" || return 1
     pause 999
     kill -STOP "$MNT_A_PID"
+    # From here, not from when the load beside it is seen to go on: it stands still for so long and no longer.
+    sleep "$STILL" &
+    stood=$!
     look_from_b "$name" $((STILL + 5)) >"$WORK_DIR/look.log" 2>&1 &
     look=$!
-    LIB_PIDS+=("$look")
+    LIB_PIDS+=("$look" "$stood")
     on=$(goes_on "$MNT_B" "$name-b") || { echo "$name: beside it: $on"; return 1; }
-    sleep "$STILL"
+    wait "$stood"
     kill -CONT "$MNT_A_PID"
     wait "$look" || { echo "$name: a look at its files took $(cat "$WORK_DIR/look.log") s"; return 1; }
     goes_on "$MNT_A" "$name" >/dev/null || return 1
