@@ -43,19 +43,37 @@ need_rust() {
     command -v cargo >/dev/null || die "cargo is missing: install Rust from https://rustup.rs or your distribution"
 }
 
-# need_crate_tool NAME VERSION: a command line program from crates.io, pinned, built once and kept outside of the tree.
+# need_crate_tool NAME VERSION [PATCH]: a command line program from crates.io, pinned, built once and kept outside of the tree.
 # Built lightly optimised: a tool that runs for seconds is not worth minutes of compilation.
 need_crate_tool() {
-    local name=$1 version=$2 stamp
-    stamp="$TOOLS_DIR/stamps/$name-$version"
+    local name=$1 version=$2 patch=${3:-} stamp from
+    stamp=$TOOLS_DIR/stamps/$name-$version${patch:+-$(basename "$patch")}
     [ -e "$stamp" ] && [ -x "$TOOLS_DIR/bin/$name" ] && return 0
     need_rust
-    say "building $name $version (once; kept in $TOOLS_DIR)"
-    mkdir -p "$TOOLS_DIR/stamps"
+    say "building $name $version${patch:+ with $(basename "$patch")} (once; kept in $TOOLS_DIR)"
+    mkdir -p "$TOOLS_DIR/stamps" "$TOOLS_DIR/build"
+    from=(--version "$version" "$name")
+    if [ -n "$patch" ]; then
+        crate_patched "$name" "$version" "$patch" "$TOOLS_DIR/build/source" || return 1
+        from=(--path "$TOOLS_DIR/build/source/crates/$name-$version")
+    fi
     CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR="$TOOLS_DIR/build" \
-        cargo install --quiet --locked --debug --force --root "$TOOLS_DIR" --version "$version" "$name" || return 1
-    rm -rf "$TOOLS_DIR/build"
+        cargo install --quiet --locked --debug --force --root "$TOOLS_DIR" "${from[@]}" || return 1
+    rm -rf "$TOOLS_DIR/build" "$TOOLS_DIR/stamps/$name-"[0-9]*
     touch "$stamp"
+}
+# crate_patched NAME VERSION PATCH DIR: the crate's source with PATCH in DIR/crates/NAME-VERSION, belonging to no workspace
+# around it.
+crate_patched() {
+    local dir=$4
+    need_packages patch
+    rm -rf "$dir"
+    mkdir -p "$dir/src"
+    echo 'fn main() {}' >"$dir/src/main.rs"
+    printf '[package]\nname = "fetch"\nversion = "0.0.0"\n[workspace]\n[dependencies]\n%s = "=%s"\n' "$1" "$2" >"$dir/Cargo.toml"
+    cargo vendor --quiet --versioned-dirs --manifest-path "$dir/Cargo.toml" "$dir/crates" >/dev/null &&
+        patch --quiet --strip 1 --directory "$dir/crates/$1-$2" <"$3" && rm "$dir/Cargo.toml" &&
+        echo '[workspace]' >>"$dir/crates/$1-$2/Cargo.toml"
 }
 tool() { printf '%s/bin/%s' "$TOOLS_DIR" "$1"; }
 

@@ -8,7 +8,7 @@ set -euo pipefail
 dir=$(readlink -f "$1")
 shift
 ops=${FSX_OPS:-100000}
-need_crate_tool fsx 0.3.2
+need_crate_tool fsx 0.3.2 "$ROOT/tests/posix/fsx-munmap.patch"
 lib_trap
 work_dir
 
