@@ -248,6 +248,8 @@ holds '.problems == [] and .unchecked == [] and .data[0].verified > 25000000' "a
 without 8 "the wrong directory" fsck --meta-dir "$WORK_DIR/data"
 says "belongs to a data daemon" "it is said in a line"
 without 8 "the wrong data directory" fsck --meta-dir "$META_DIR" --data-dir "$META_DIR"
+without 8 "repair of nothing" fsck --meta-dir "$META_DIR" --repair
+says "with --data-dir" "it is said in a line"
 meta_start "$META_DIR" "$META_ADDR"
 data_start "$WORK_DIR/data" "$DATA_ADDR"
 tree "$MNT_A" >"$WORK_DIR/tree.before"

@@ -8,7 +8,7 @@ use super::ask::{AskData, AskMeta};
 use super::compare::{self, Fault};
 use super::report::{Leaked, Node, Problem, Report, Tree};
 use anyhow::{Context as _, Result};
-use cairn_common::error::FsError;
+use cairn_common::error::{FsError, one_line};
 use cairn_common::ids::{BlockRef, VolumeId};
 use cairn_common::namespace::tables::BlockUse;
 use cairn_common::proto::data::BlockStat;
@@ -28,12 +28,10 @@ pub struct Options {
     pub data: bool,
 }
 
-/// Compares. `tree` says what the metadata has found about itself.
-pub async fn check<M: AskMeta>(meta: &M, tree: TreeReport, options: Options) -> Result<Report> {
-    let used = meta.blocks().await?;
-    // Only now: a block that is used lies in a volume that was known before.
-    let map = meta.map().await?;
-    let mut report = Report { tree: Tree::new(tree.totals, used.len()), ..Report::default() };
+/// Compares. `tree` says what the metadata has found about itself. What ends the check early does not take with it what
+/// was found before.
+pub async fn check<M: AskMeta>(meta: &M, tree: TreeReport, options: Options) -> Report {
+    let mut report = Report { tree: Tree::new(tree.totals), ..Report::default() };
     report.problems.extend(tree.problems.into_iter().map(|what| Problem::Tree { what }));
     let sound = report.problems.is_empty();
     if options.repair && !sound {
@@ -41,13 +39,11 @@ pub async fn check<M: AskMeta>(meta: &M, tree: TreeReport, options: Options) -> 
         report.unchecked.push("leaked blocks are not deleted while the metadata itself has problems".into());
     }
     let options = Options { repair: options.repair && sound, ..options };
-    let mut check = Check { meta, options, used: by_volume(used), report, bad: Vec::new() };
-    if options.data {
-        check.nodes(&map).await?;
+    let mut check = Check { meta, options, used: BTreeMap::new(), report, bad: Vec::new() };
+    if let Err(error) = check.all().await {
+        check.unchecked(format!("the rest: {}", one_line(error.as_ref())));
     }
-    check.volumes_of_nobody(&map);
-    check.name_files().await?;
-    Ok(check.report)
+    check.report
 }
 
 type Used = BTreeMap<BlockRef, BlockUse>;
@@ -71,6 +67,19 @@ struct Check<'a, M> {
 }
 
 impl<M: AskMeta> Check<'_, M> {
+    async fn all(&mut self) -> Result<()> {
+        let used = self.meta.blocks().await?;
+        self.report.tree.blocks = used.len() as u64;
+        self.used = by_volume(used);
+        // Only now: a block that is used lies in a volume that was known before.
+        let map = self.meta.map().await?;
+        if self.options.data {
+            self.nodes(&map).await?;
+        }
+        self.volumes_of_nobody(&map);
+        self.name_files().await
+    }
+
     async fn nodes(&mut self, map: &ClusterMap) -> Result<()> {
         self.report.data = Some(Vec::new());
         for info in &map.nodes {
@@ -230,12 +239,15 @@ mod tests {
     #[derive(Clone, Default)]
     struct Small {
         deleted: Rc<RefCell<Vec<BlockRef>>>,
+        /// The metadata can't be read to its end.
+        torn: bool,
     }
 
     impl AskMeta for Small {
         type Data = Small;
 
         async fn blocks(&self) -> Result<BTreeMap<BlockRef, BlockUse>> {
+            anyhow::ensure!(!self.torn, "a torn page");
             Ok(BTreeMap::new())
         }
         async fn map(&self) -> Result<ClusterMap> {
@@ -274,7 +286,7 @@ mod tests {
         let small = Small::default();
         let options = Options { quick: false, repair: true, data: true };
         let tree = TreeReport { problems, totals: Totals::default() };
-        let report = futures::executor::block_on(check(&small, tree, options)).unwrap();
+        let report = futures::executor::block_on(check(&small, tree, options));
         (report, small.deleted.take())
     }
 
@@ -286,5 +298,16 @@ mod tests {
         assert_eq!((report.problems.len(), report.unchecked.len()), (1, 1));
         let (report, deleted) = repaired(Vec::new());
         assert_eq!((deleted, report.leaked.blocks, report.leaked.deleted), (vec![BLOCK], 1, true));
+    }
+
+    #[test]
+    fn what_ends_a_check_early_leaves_what_was_found() {
+        let small = Small { torn: true, ..Small::default() };
+        let options = Options { quick: false, repair: true, data: true };
+        let tree = TreeReport { problems: vec!["found before".into()], totals: Totals::default() };
+        let report = futures::executor::block_on(check(&small, tree, options));
+        assert!(matches!(&report.problems[..], [Problem::Tree { what }] if what == "found before"));
+        assert_eq!(report.unchecked.last().unwrap(), "the rest: a torn page");
+        assert!(small.deleted.take().is_empty() && !report.leaked.deleted);
     }
 }

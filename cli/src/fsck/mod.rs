@@ -8,7 +8,7 @@ mod offline;
 mod online;
 mod report;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use cairn_common::config::AddressList;
 use cairn_common::error::one_line;
 use check::{Options, check};
@@ -89,6 +89,9 @@ fn exit_code(report: &Report) -> u8 {
 async fn find(args: &Args) -> Result<Report> {
     let options = Options { quick: args.quick, repair: args.repair, data: true };
     if let Some(dir) = &args.meta_dir {
+        if args.repair && args.data_dir.is_empty() {
+            bail!("--repair deletes blocks: name the directories that have them with --data-dir");
+        }
         let options = Options { data: !args.data_dir.is_empty(), ..options };
         return offline::find(dir, &args.data_dir, options).await;
     }
@@ -96,5 +99,5 @@ async fn find(args: &Args) -> Result<Report> {
     let answers = meta.status().await;
     answers.with_context(|| format!("metadata daemon at {} does not answer", args.meta))?;
     let tree = meta.tree().await?;
-    check(&meta, tree, options).await
+    Ok(check(&meta, tree, options).await)
 }

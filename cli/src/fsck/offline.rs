@@ -38,7 +38,7 @@ pub async fn find(dir: &Path, data_dirs: &[PathBuf], options: Options) -> Result
     offline.check_owners(data_dirs)?;
     let Some(tree) = damage.of(offline.tree()).with_context(place)? else { return Ok(damage.report()) };
     let tree = TreeReport { problems: [damage.found, tree.problems].concat(), ..tree };
-    check(&offline, tree, options).await
+    Ok(check(&offline, tree, options).await)
 }
 
 fn open_data(dir: &Path, alone: bool) -> Result<Rc<DataNode>> {

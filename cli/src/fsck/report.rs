@@ -61,13 +61,10 @@ pub struct Leaked {
 }
 
 impl Tree {
-    pub fn new(totals: Totals, blocks: usize) -> Tree {
-        Tree {
-            inodes: totals.inodes,
-            allocated: totals.allocated,
-            blocks: blocks as u64,
-            block_bytes: totals.block_bytes,
-        }
+    /// What the metadata counts; its blocks are not listed yet.
+    pub fn new(totals: Totals) -> Tree {
+        let Totals { inodes, allocated, block_bytes, .. } = totals;
+        Tree { inodes, allocated, block_bytes, blocks: 0 }
     }
 }
 
