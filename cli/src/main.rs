@@ -10,7 +10,7 @@ mod view;
 mod volume;
 
 use cairn_common::error::one_line;
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Cairn, a network file system.
@@ -38,10 +38,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let given = Cli::command().get_matches();
+    let Cli { command } = Cli::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
+    // There is one: it is required.
+    let own = given.subcommand().map_or_else(ArgMatches::default, |(_name, own)| own.clone());
+    let result = match command {
         Command::Demo(args) => demo::run(args),
         Command::Status(args) => status::run(&args),
-        Command::Fsck(args) => Ok(fsck::run(&args)),
+        Command::Fsck(args) => Ok(fsck::run(&args, &own)),
         Command::Volume(args) => volume::run(&args),
         Command::Meta(args) => meta::run(&args),
     };

@@ -13,6 +13,7 @@ use cairn_common::config::Address;
 use cairn_common::error::FsResult;
 use cairn_common::ids::ClusterId;
 use cairn_common::pool::PayloadBuffers;
+use cairn_common::rpc::transport::QUEUED_MAX;
 use cairn_common::rpc::{ConnectOptions, Reconnecting, ServeOptions, WireStub, serve};
 use cairn_common::wire::Payload;
 use cairn_common::wire::hello::{Identity, ServiceKind};
@@ -93,7 +94,8 @@ async fn run_server() {
     let identity = Identity::new(ServiceKind::Data, ClusterId(1), "bench server");
     let service = BenchServer { data: Bytes::from(vec![1; 4 << 20]) };
     let stop = CancellationToken::new();
-    serve(listener, ServeOptions::new(identity), stop, move |_| {
+    let options = ServeOptions { queued: QUEUED_MAX, ..ServeOptions::new(identity) };
+    serve(listener, options, stop, move |_| {
         let service = service.clone();
         move |request: tarpc::server::InFlightRequest<BenchRequest, BenchResponse>| {
             request.execute(service.clone().serve())

@@ -30,7 +30,7 @@ id!(
     VolumeId(u32)
 );
 id!(
-    /// A mount's session with the metadata daemon. Assigned by the server, never reused.
+    /// A mount's session with the metadata daemon. Assigned by the server, never reused in one history of its tables.
     SessionId(u64)
 );
 impl SessionId {

@@ -34,5 +34,6 @@ mod tests {
         let told = Told::default();
         assert!(told.is_news(1) && !told.is_news(1));
         assert_eq!((1..2 * TOLD_MAX).filter(|n| told.is_news(*n)).count(), TOLD_MAX - 1);
+        assert_eq!(told.0.lock().len(), TOLD_MAX, "what is not said is not kept either");
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::disk::{Disk, RealDisk, write_all_at};
 use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,7 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
 /// Makes a directory (mode 0700) unless it is there, durable in its parent.
 pub fn create_dir(path: &Path) -> io::Result<()> {
     match fs::mkdir(path, Mode::from_raw_mode(0o700)) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
     sync_dir(parent(path))
@@ -90,9 +91,14 @@ pub enum LockError {
 }
 
 /// The right to use a directory, held until dropped. The kernel gives it back if the process dies.
+///
+/// `flock` is on two things. The directory itself can always be locked, on media that can't be written as well, and if
+/// it is a copy that was made without the file `LOCK`. The file is what network file systems lock for all machines: they
+/// lock directories for one machine only.
 #[derive(Debug)]
 pub struct DirLock {
-    _file: OwnedFd,
+    _dir: OwnedFd,
+    _file: Option<OwnedFd>,
 }
 
 impl DirLock {
@@ -101,30 +107,36 @@ impl DirLock {
         if dir.join(file).exists() { Err(LockError::OtherRole(dir.to_owned(), role)) } else { Ok(()) }
     }
 
-    /// Locks `dir` by a file `LOCK` in it; never waits.
+    /// Locks `dir` for a daemon, and makes the file `LOCK` in it if there is none; never waits.
     pub fn acquire(dir: &Path) -> Result<DirLock, LockError> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        let file = fs::open(dir.join(LOCK), flags, Mode::from_raw_mode(0o600));
-        let file = file.map_err(|errno| LockError::Io(dir.to_owned(), errno.into()))?;
-        DirLock::lock(dir, file, FlockOperation::NonBlockingLockExclusive)
+        DirLock::lock(dir, OFlags::RDWR | OFlags::CREATE, FlockOperation::NonBlockingLockExclusive)
     }
 
-    /// Keeps daemons out of `dir` while it is only looked at; others may look, too. Nothing is made: `None` if no
-    /// daemon ever had it.
-    pub fn share(dir: &Path) -> Result<Option<DirLock>, LockError> {
-        match fs::open(dir.join(LOCK), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(file) => DirLock::lock(dir, file, FlockOperation::NonBlockingLockShared).map(Some),
-            Err(rustix::io::Errno::NOENT) if dir.is_dir() => Ok(None),
-            Err(errno) => Err(LockError::Io(dir.to_owned(), errno.into())),
-        }
+    /// Keeps daemons out of `dir` while it is only looked at; others may look, too. Nothing is made.
+    pub fn share(dir: &Path) -> Result<DirLock, LockError> {
+        DirLock::lock(dir, OFlags::RDONLY, FlockOperation::NonBlockingLockShared)
     }
 
-    fn lock(dir: &Path, file: OwnedFd, how: FlockOperation) -> Result<DirLock, LockError> {
-        match fs::flock(&file, how) {
-            Ok(()) => Ok(DirLock { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(LockError::InUse(dir.to_owned())),
-            Err(errno) => Err(LockError::Io(dir.to_owned(), errno.into())),
-        }
+    /// Keeps daemons out of `dir`, and who looks at it as well. Nothing is made.
+    pub fn alone(dir: &Path) -> Result<DirLock, LockError> {
+        DirLock::lock(dir, OFlags::RDWR, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn lock(dir: &Path, flags: OFlags, how: FlockOperation) -> Result<DirLock, LockError> {
+        let failed = |errno: Errno| LockError::Io(dir.to_owned(), errno.into());
+        let locked = |file: OwnedFd| match fs::flock(&file, how) {
+            Ok(()) => Ok(file),
+            Err(Errno::WOULDBLOCK) => Err(LockError::InUse(dir.to_owned())),
+            Err(errno) => Err(failed(errno)),
+        };
+        let opened = fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let held = locked(opened.map_err(failed)?)?;
+        let file = match fs::openat(&held, LOCK, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o600)) {
+            Ok(file) => Some(locked(file)?),
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(failed(errno)),
+        };
+        Ok(DirLock { _dir: held, _file: file })
     }
 }
 
@@ -143,20 +155,42 @@ mod tests {
         DirLock::acquire(dir.path()).unwrap();
     }
 
+    /// In a copy without the file `LOCK`, and in a directory that a daemon has made.
     #[test]
     fn who_looks_keeps_daemons_out_and_makes_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(DirLock::share(dir.path()).unwrap().is_none());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        assert!(matches!(DirLock::share(&dir.path().join("absent")), Err(LockError::Io(..))));
-        let daemon = DirLock::acquire(dir.path()).unwrap();
-        assert!(matches!(DirLock::share(dir.path()), Err(LockError::InUse(_))));
-        drop(daemon);
-        let looks = [DirLock::share(dir.path()).unwrap(), DirLock::share(dir.path()).unwrap()];
-        assert!(looks.iter().all(Option::is_some));
-        assert!(matches!(DirLock::acquire(dir.path()), Err(LockError::InUse(_))));
-        drop(looks);
-        DirLock::acquire(dir.path()).unwrap();
+        let path = dir.path();
+        assert!(matches!(DirLock::share(&path.join("absent")), Err(LockError::Io(..))));
+        for files in 0..2 {
+            let looks = [DirLock::share(path).unwrap(), DirLock::share(path).unwrap()];
+            assert!(matches!(DirLock::acquire(path), Err(LockError::InUse(_))), "{files} files");
+            assert!(matches!(DirLock::alone(path), Err(LockError::InUse(_))), "{files} files");
+            drop(looks);
+            let alone = DirLock::alone(path).unwrap();
+            assert!(matches!(DirLock::acquire(path), Err(LockError::InUse(_))), "{files} files");
+            assert!(matches!(DirLock::share(path), Err(LockError::InUse(_))), "{files} files");
+            drop(alone);
+            assert_eq!(std::fs::read_dir(path).unwrap().count(), files);
+            let daemon = DirLock::acquire(path).unwrap();
+            assert!(matches!(DirLock::share(path), Err(LockError::InUse(_))));
+            assert!(matches!(DirLock::alone(path), Err(LockError::InUse(_))));
+            drop(daemon);
+        }
+    }
+
+    /// The directory's lock is of this machine only where its file system is another's.
+    #[test]
+    fn the_file_is_locked_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        drop(DirLock::acquire(path).unwrap());
+        let elsewhere = std::fs::File::open(path.join(LOCK)).unwrap();
+        fs::flock(&elsewhere, FlockOperation::NonBlockingLockShared).unwrap();
+        assert!(matches!(DirLock::acquire(path), Err(LockError::InUse(_))));
+        assert!(matches!(DirLock::alone(path), Err(LockError::InUse(_))));
+        drop(DirLock::share(path).unwrap());
+        fs::flock(&elsewhere, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(matches!(DirLock::share(path), Err(LockError::InUse(_))));
     }
 
     #[test]

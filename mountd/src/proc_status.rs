@@ -41,7 +41,9 @@ fn has_exit_flag(stat: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
     use super::*;
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
     #[test]
     fn sigkill_is_found_in_either_set() {
@@ -55,6 +57,18 @@ mod tests {
         assert!(has_exit_flag("12 (a) b) S 1 12 12 0 -1 4194564 0 0\n"));
         assert!(!has_exit_flag("12 (a 4 4 4 4) S 1 12 12 0 -1 4194560 0 0\n"));
         assert!(!has_exit_flag("") && !is_exiting(std::process::id()));
+    }
+
+    /// One that has ended, and that nobody has asked for its exit code.
+    #[test]
+    fn another_process_is_seen() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        assert_eq!(read(child.id()).as_deref().and_then(state), Some('Z'));
+        assert!(is_exiting(child.id()));
+        assert!(child.wait().unwrap().success());
+        assert!(read(child.id()).is_none() && !is_exiting(child.id()), "it is gone");
     }
 
     #[test]

@@ -26,6 +26,7 @@ def arguments():
     parser.add_argument("--json", metavar="FILE", help="write all figures of all rounds there")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there, as docs/benchmarks.md shows it")
     parser.add_argument("--options", default="", help="mount options for Cairn (-o)")
+    parser.add_argument("--before", metavar="DIR", help="measure the Cairn of these programs, too: a release of an older state")
     parser.add_argument("--dir", default=os.environ.get("TMPDIR", "/tmp"), help="where the systems keep their data (one disk for all)")
     parser.add_argument("--programs", default=None, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -137,7 +138,8 @@ def main():
     figures, systems, packed = Figures(), [], None
     try:
         tree = Tree(work, os.path.join(ROOT, "tests/programs/gentree.py"), max(20, int(4000 * args.scale)))
-        systems, missing = start_all(args.systems.split(","), work, programs, args.options)
+        wanted = args.systems.split(",") + (["before"] if args.before else [])
+        systems, missing = start_all(wanted, work, programs, args.options, args.before)
         if not systems:
             sys.exit("scripts/bench: none of the systems can run")
         loader = os.path.join(programs, "cairn-bench-load")

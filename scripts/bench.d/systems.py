@@ -131,6 +131,12 @@ class Cairn(System):
         return run(self.program("cairn"), "status", "--meta", self.meta, "--json")
 
 
+class Before(Cairn):
+    """Another build of Cairn."""
+
+    name = "before"
+
+
 class MooseFS(System):
     """One master, one chunk server, one copy. The chunk server refuses loopback addresses: a network namespace with a veth pair
     of its own gives it another one, which costs no more than loopback."""
@@ -289,11 +295,16 @@ end-volume
 """ % GLUSTER_PORT
 
 
-def start_all(wanted, work, programs, cairn_options):
+def start_all(wanted, work, programs, cairn_options, before=None):
     """The systems that run, in order; those that can't are named with the reason."""
     makers = {"local": lambda: Local(work), "cairn": lambda: Cairn(work, programs, cairn_options),
               "moosefs": lambda: MooseFS(work), "glusterfs": lambda: GlusterFS(work)}
+    if before:
+        makers["before"] = lambda: Before(work, before, cairn_options)
     running, missing = [], {}
+    unknown = [name for name in wanted if name not in makers]
+    if unknown:
+        sys.exit(f"scripts/bench: no system is called '{unknown[0]}'; there are {', '.join(makers)}")
     for name in wanted:
         system = makers[name]()
         try:

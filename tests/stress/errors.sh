@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What programs and people see while servers are away: hard mounts wait and go on, soft ones tell in time, signals end every wait,
-# df, cairn status and umount end in seconds, and a watchdog frees the users of a mount that is beyond help.
+# df, cairn status and umount end in seconds, a watchdog frees the users of a mount that is beyond help, and one failing disk of two is no harm.
 # Usage: errors.sh [PART...]     makes a cluster of its own; root, because it mounts
 set -euo pipefail
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -8,7 +8,7 @@ is_root || skip "umount and ordinary users need root"
 need_packages python3 fuse3 jq
 lib_trap
 work_dir
-parts=${*:-signals hard soft alone figures umount watchdog user}
+parts=${*:-signals hard soft alone figures umount watchdog user disk}
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 # in_ms LIMIT WHAT: since the last `clock=$(now_ms)`.
 in_ms() {
@@ -390,6 +390,43 @@ user() {
     as_user fusermount3 -u "$mnt" || fail "fusermount3 -u"
 }
 
+# ---- a disk that fails -----------------------------------------------------------------------------------------------
+
+# A data daemon that can write no more than the first MiB of a file, as long as it has that limit. The signal that comes with it is
+# ignored from the daemon's start: what remains is a write(2) that fails with neither ENOSPC nor EIO, as of a broken disk.
+disk() {
+    local dir=$MNT_A/disk content=$WORK_DIR/disk.content number
+    mkdir "$dir"
+    head -c 3000000 /dev/urandom >"$content"
+    stop "$DATA_PID" || fail "the data daemon does not end"
+    trap '' XFSZ
+    data_start
+    trap - XFSZ
+    put() { timeout 40 dd if="$content" of="$1" bs=1M conv=fsync status=none 2>"$WORK_DIR/disk.error"; }
+    put "$dir/before" || fail "nothing can be written: $(cat "$WORK_DIR/disk.error")"
+    prlimit --fsize=1048576: --pid "$DATA_PID"
+    clock=$(now_ms)
+    if put "$dir/alone"; then
+        fail "a file was synced to a disk that takes nothing"
+    else
+        grep -q "Input/output error" "$WORK_DIR/disk.error" && in_ms 5000 "EIO from the only disk, which fails" || fail "the only disk fails: $(cat "$WORK_DIR/disk.error")"
+    fi
+    mkdir "$WORK_DIR/data-second"
+    spawn data-second "$(bin cairn-fsd)" data --data-dir "$WORK_DIR/data-second" --listen 127.0.0.1:0 --meta "$META_ADDR"
+    SECOND_PID=$SPAWNED_PID
+    wait_listening
+    wait_until 10 put "$dir/first" || fail "a second daemon is not found: $(cat "$WORK_DIR/disk.error")"
+    for number in 1 2 3 4 5 6; do
+        put "$dir/$number" || fail "file $number: a program sees the error of one disk of two: $(cat "$WORK_DIR/disk.error")"
+    done
+    wait_until 20 sync "$dir/alone" && ok "what the failing disk did not take is stored elsewhere" || fail "what a failing disk did not take is not stored"
+    prlimit --fsize=unlimited: --pid "$DATA_PID"
+    for number in before alone first 1 2 3 4 5 6; do
+        cmp "$content" "$MNT_B/disk/$number" || fail "$number is not what was written"
+    done
+    fsck_clean || fail "fsck"
+}
+
 cluster_start 2
 for part in $parts; do
     from=$SECONDS
@@ -397,4 +434,5 @@ for part in $parts; do
     echo "$part: $((SECONDS - from)) s"
 done
 cluster_stop || fail "the cluster did not end cleanly"
+[ -z "${SECOND_PID:-}" ] || stop "$SECOND_PID" || fail "the second data daemon does not end"
 exit $failed

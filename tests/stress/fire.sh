@@ -9,7 +9,7 @@
 #           old copies of their directories;  cut oneway stall: what the network does. Default: all of them.
 set -euo pipefail
 . "$(dirname "$0")/../../scripts/lib.sh"
-need_packages python3 fuse3 sqlite3 git
+need_packages python3 fuse3 sqlite3 git psmisc
 lib_trap
 work_dir
 rounds=${1:-5}
@@ -28,33 +28,71 @@ STILL=10 ON=30
 
 # pause MS: a random time below.
 pause() { sleep "$(printf '0.%03d' $((RANDOM % $1)))"; }
+# what_hangs PID: of the process and all that it started what each thread waits for, in the kernel and for which call.
+# To be called before the reason is said: that stands last then.
+what_hangs() {
+    local pid task
+    for pid in $(pstree -pT "$1" 2>/dev/null | grep -o '([0-9]*)' | tr -d '()'); do
+        for task in /proc/"$pid"/task/*; do
+            # One that ends while it is looked at has nothing to say.
+            {
+                echo "${task##*/} $(timeout 5 tr "\0" " " <"$task/cmdline"): $(cat "$task/wchan"), call $(cat "$task/syscall")"
+                cat "$task/stack"
+            } 2>/dev/null || true
+        done
+    done
+}
 # load_start MOUNT NAME: the load is under way when it returns; its pid is in LOAD_PID.
 load_start() {
     local dir=$1/fire-$(basename "$1") records=$WORK_DIR/records-$(basename "$1")
     python3 "$fire" run "$dir" "$records" "$2" >"$WORK_DIR/load-$2.log" 2>&1 &
     LOAD_PID=$!
     LIB_PIDS+=("$LOAD_PID")
-    goes_on "$1" "$2" >/dev/null
+    goes_on "$1" "$2"
 }
-goes_on() { python3 "$fire" goes-on "$WORK_DIR/records-$(basename "$1")" "$2" "$ON" || { cat "$WORK_DIR/load-$2.log"; return 1; }; }
+# goes_on MOUNT NAME: the load gets on in time, after ON_AFTER seconds; or what hangs is said.
+goes_on() {
+    local pid
+    ON_AFTER=$(python3 "$fire" goes-on "$WORK_DIR/records-$(basename "$1")" "$2" "$ON") && return
+    for pid in "$LOAD_PID" ${MNT_A_PID:-} ${MNT_B_PID:-}; do what_hangs "$pid"; done
+    cat "$WORK_DIR/load-$2.log"
+    echo "$2: $ON_AFTER"
+    return 1
+}
 # load_end PID NAME: its exit code is in LOAD_CODE.
 load_end() {
     kill -TERM "$1" 2>/dev/null || true
-    wait_until 60 gone "$1" || { echo "$2: the load did not end within 60 s: something hangs"; return 1; }
+    wait_until 60 gone "$1" || { what_hangs "$1"; echo "$2: the load did not end within 60 s: something hangs"; return 1; }
     LOAD_CODE=0
     wait "$1" || LOAD_CODE=$?
 }
 no_error() { [ "$LOAD_CODE" = 0 ] || { echo "$1: programs saw errors (exit code $LOAD_CODE):"; cat "$WORK_DIR/load-$1.log"; return 1; }; }
-# holds MOUNT NAME [--told]: all that the record says is there.
+# seen THROUGH MOUNT NAME [--told]: all that the record of the load in MOUNT says is there, as the mount THROUGH sees it.
+seen() {
+    local dir=$1/fire-$(basename "$2") records=$WORK_DIR/records-$(basename "$2") through=$3
+    [ "$1" = "$2" ] || through="$3 through another mount"
+    timeout 120 python3 "$fire" check "$dir" "$records" "$3" ${4:-} >"$WORK_DIR/check.log" 2>&1 ||
+        { echo "$through ${4:-}:"; cat "$WORK_DIR/check.log"; return 1; }
+    timeout 120 python3 "$ROOT/tests/stress/witness.py" check "$dir/$3/witness" "$records/$3/witness" ${4:-} >"$WORK_DIR/check2.log" 2>&1 ||
+        { echo "$through ${4:-}:"; cat "$WORK_DIR/check2.log"; return 1; }
+}
+# seen_anew MOUNT NAME [--told]: the same through a mount that knows nothing but what the servers have. The one that wrote answers names
+# and bytes from what it and its kernel remember, also of what the servers have lost. It is alone again when this returns.
+seen_anew() {
+    local check=$WORK_DIR/mnt-check pid code=0
+    mount_at "$check" || return 1
+    pid=$MOUNT_PID
+    seen "$check" "$@" || code=1
+    unmount "$check" && wait_until 20 gone "$pid" || { echo "$2: the mount that only looked does not end"; return 1; }
+    return "$code"
+}
+# holds MOUNT NAME [--told]: all that the record says is there, for the mount and, if ANEW is set, for one that comes anew.
 holds() {
-    local dir=$1/fire-$(basename "$1") records=$WORK_DIR/records-$(basename "$1")
-    timeout 120 python3 "$fire" check "$dir" "$records" "$2" ${3:-} >"$WORK_DIR/check.log" 2>&1 ||
-        { echo "$2 ${3:-}:"; cat "$WORK_DIR/check.log"; return 1; }
-    timeout 120 python3 "$ROOT/tests/stress/witness.py" check "$dir/$2/witness" "$records/$2/witness" ${3:-} >"$WORK_DIR/check2.log" 2>&1 ||
-        { echo "$2 ${3:-}:"; cat "$WORK_DIR/check2.log"; return 1; }
+    seen "$1" "$@" || return 1
+    [ -z "$ANEW" ] || seen_anew "$@" || return 1
     fsck_clean || return 1
     echo "$2: $(head -n 1 "$WORK_DIR/check.log"), $(head -n 1 "$WORK_DIR/check2.log")"
-    rm -rf "${dir:?}/$2"
+    rm -rf "${1:?}/fire-$(basename "$1")/$2"
 }
 # round_ends NAME PID: a load that saw no error ends, and holds.
 round_ends() { load_end "$2" "$1" && no_error "$1" && holds "$MNT_A" "$1" --told; }
@@ -74,16 +112,15 @@ kill_at_once() {
 }
 # servers_round NAME WHO...: the mount lives, so nothing at all is lost, and no program sees an error.
 servers_round() {
-    local name=$1 who on
+    local name=$1 who
     shift
     load_start "$MNT_A" "$name" || return 1
     pause 999
     kill_at_once "$@" || return 1
     pause 500
     for who in "$@"; do "${who}_start" || return 1; done
-    on=$(goes_on "$MNT_A" "$name") || { echo "$name: $on"; return 1; }
-    round_ends "$name" "$LOAD_PID" || return 1
-    echo "    on again after $on s; slowest of all calls: $(sed -n 's/.*slowest.* \(.*\) s$/\1/p' "$WORK_DIR/load-$name.log" | sort -n | tail -n 1) s"
+    goes_on "$MNT_A" "$name" && round_ends "$name" "$LOAD_PID" || return 1
+    echo "    on again after $ON_AFTER s; slowest of all calls: $(sed -n 's/.*slowest.* \(.*\) s$/\1/p' "$WORK_DIR/load-$name.log" | sort -n | tail -n 1) s"
 }
 # mount_round NAME WHO...: what was synced is there.
 mount_round() {
@@ -92,29 +129,29 @@ mount_round() {
     load_start "$MNT_A" "$name" || return 1
     pause 999
     kill_at_once "$@" mount || return 1
-    wait_until 30 gone "$LOAD_PID" || { echo "$name: a program hangs in the dead mount"; return 1; }
+    wait_until 30 gone "$LOAD_PID" || { what_hangs "$LOAD_PID"; echo "$name: a program hangs in the dead mount"; return 1; }
     load_end "$LOAD_PID" "$name" || return 1
     [ "$LOAD_CODE" = 3 ] || { echo "$name: the load ended with $LOAD_CODE:"; cat "$WORK_DIR/load-$name.log"; return 1; }
     umount -l "$MNT_A" || true
     for who in "$@"; do "${who}_start" || return 1; done
     mount_at "$MNT_A" allow_other || return 1
     MNT_A_PID=$MOUNT_PID
-    holds "$MNT_A" "$name"
+    # This mount knows nothing itself.
+    ANEW='' holds "$MNT_A" "$name"
 }
 
 # ---- stood still -----------------------------------------------------------------------------------------------------
 
 still_round() {
-    local name=$1 pid on
+    local name=$1 pid
     pid=$(pid_of "$2")
     load_start "$MNT_A" "$name" || return 1
     pause 999
     kill -STOP "$pid"
     sleep "$STILL"
     kill -CONT "$pid"
-    on=$(goes_on "$MNT_A" "$name") || { echo "$name: $on"; return 1; }
-    round_ends "$name" "$LOAD_PID" || return 1
-    echo "    on again after $on s"
+    goes_on "$MNT_A" "$name" && round_ends "$name" "$LOAD_PID" || return 1
+    echo "    on again after $ON_AFTER s"
 }
 # look_from_b NAME SECONDS: the second mount looks at all that the first one has under way, within so many seconds.
 look_from_b() {
@@ -131,7 +168,7 @@ PYTHON
 }
 # The first mount stands still, and comes back within its session: nobody sees an error, and the second mount goes on beside it.
 mount_still_round() {
-    local name=$1 load_a on look stood
+    local name=$1 load_a beside look stood
     load_start "$MNT_A" "$name" || return 1
     load_a=$LOAD_PID
     load_start "$MNT_B" "$name-b" || return 1
@@ -143,14 +180,15 @@ mount_still_round() {
     look_from_b "$name" $((STILL + 5)) >"$WORK_DIR/look.log" 2>&1 &
     look=$!
     LIB_PIDS+=("$look" "$stood")
-    on=$(goes_on "$MNT_B" "$name-b") || { echo "$name: beside it: $on"; return 1; }
+    goes_on "$MNT_B" "$name-b" || return 1
+    beside=$ON_AFTER
     wait "$stood"
     kill -CONT "$MNT_A_PID"
     wait "$look" || { echo "$name: a look at its files took $(cat "$WORK_DIR/look.log") s"; return 1; }
-    goes_on "$MNT_A" "$name" >/dev/null || return 1
+    goes_on "$MNT_A" "$name" || return 1
     load_end "$LOAD_PID" "$name-b" && no_error "$name-b" && holds "$MNT_B" "$name-b" --told || return 1
     round_ends "$name" "$load_a" || return 1
-    echo "    beside it on after $on s, a look at its files took $(cat "$WORK_DIR/look.log") s"
+    echo "    beside it on after $beside s, a look at its files took $(cat "$WORK_DIR/look.log") s"
 }
 # It does not come back in time: the second mount waits no longer than a session may be silent, and what was synced is there.
 evict_round() {
@@ -161,11 +199,11 @@ evict_round() {
     pause 999
     kill -STOP "$MNT_A_PID"
     took=$(look_from_b "$name" $((EVICTED + 3))) || { echo "$name: a look at its files took $took s"; return 1; }
-    goes_on "$MNT_B" "$name-b" >/dev/null || return 1
+    goes_on "$MNT_B" "$name-b" || return 1
     kill -CONT "$MNT_A_PID"
     # Files that were open are lost to its programs; the mount itself goes on.
     load_end "$load_a" "$name" || return 1
-    load_end "$LOAD_PID" "$name-b" && no_error "$name-b" && holds "$MNT_B" "$name-b" --told && holds "$MNT_A" "$name" || return 1
+    load_end "$LOAD_PID" "$name-b" && no_error "$name-b" && ANEW='' holds "$MNT_B" "$name-b" --told && holds "$MNT_A" "$name" || return 1
     load_start "$MNT_A" "$name-again" && round_ends "$name-again" "$LOAD_PID" || return 1
     echo "    a look at its files took $took s"
 }
@@ -182,7 +220,7 @@ old_round() {
     # A copy that is made while the daemon runs, and goes on running: no start lies in between.
     load_start "$MNT_A" "$name" || return 1
     cp -a "$WORK_DIR/data" "$WORK_DIR/old-data"
-    goes_on "$MNT_A" "$name" >/dev/null && load_end "$LOAD_PID" "$name" && no_error "$name" || return 1
+    goes_on "$MNT_A" "$name" && load_end "$LOAD_PID" "$name" && no_error "$name" || return 1
     stop "$DATA_PID" || return 1
     swap "$WORK_DIR/data" "$WORK_DIR/old-data"
     from=$(lines_of data)
@@ -217,7 +255,7 @@ old_round() {
     # As the line says.
     unmount "$MNT_A" && wait_until 20 gone "$MNT_A_PID" && mount_at "$MNT_A" allow_other || return 1
     MNT_A_PID=$MOUNT_PID
-    holds "$MNT_A" "$name-meta" --told || return 1
+    ANEW='' holds "$MNT_A" "$name-meta" --told || return 1
     rm -r "${WORK_DIR:?}/old-meta"
 }
 
@@ -244,7 +282,7 @@ cut_round() {
     sleep "$STILL"
     echo "    metadata: $(cuts meta "$number"), data: $(cuts data "$number")"
     [ "$(cat "$WORK_DIR"/net-*.log | grep -c '^0 cuts')" = 0 ] || { echo "$name: the network worked too well"; return 1; }
-    goes_on "$MNT_A" "$name" >/dev/null && round_ends "$name" "$LOAD_PID"
+    goes_on "$MNT_A" "$name" && round_ends "$name" "$LOAD_PID"
 }
 # What was asked arrives, its answer does not; then the other way round: each time the connections are cut in the end.
 oneway_round() {
@@ -256,20 +294,20 @@ oneway_round() {
             sleep 3
             net "$which" drop
             net "$which" silence none
-            goes_on "$MNT_A" "$name" >/dev/null || return 1
+            goes_on "$MNT_A" "$name" || return 1
         done
     done
     round_ends "$name" "$LOAD_PID"
 }
 stall_round() {
-    local name=$1 which on
+    local name=$1 which
     load_start "$MNT_A" "$name" || return 1
     for which in meta data; do
         net "$which" silence both
         sleep "$STILL"
         net "$which" silence none
-        on=$(goes_on "$MNT_A" "$name") || { echo "$name: $which: $on"; return 1; }
-        echo "    $which: on again after $on s"
+        goes_on "$MNT_A" "$name" || return 1
+        echo "    $which: on again after $ON_AFTER s"
     done
     round_ends "$name" "$LOAD_PID"
 }
@@ -283,6 +321,9 @@ each() {
     shift 3
     wants "$kind" || return 0
     for round in $(seq "$count"); do
+        # It takes 2 s and more, so once for each kind; databases and the repository have all rounds in them.
+        ANEW=''
+        [ "$round" != "$count" ] || ANEW=1
         # A failed round may leave the cluster in any state: the next one would only tell of that.
         "$function" "$kind-$round" "$@" || { echo "FAILED $kind-$round (seed $SEED)"; exit 1; }
     done

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import time
@@ -96,10 +97,26 @@ class Git:
 
     def git(self, *words):
         env = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
-        done = subprocess.run(["git", "-C", self.dir, *self.OPTIONS, *words], env=env, capture_output=True, text=True)
-        if done.returncode:
-            raise OSError(f"git {' '.join(words)}: exit code {done.returncode}: {done.stderr.strip()} {done.stdout.strip()[:500]}")
-        return done.stdout
+        git = subprocess.Popen(
+            ["git", "-C", self.dir, *self.OPTIONS, *words],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
+        )
+        while True:
+            try:
+                out, err = git.communicate(timeout=1)
+                break
+            except subprocess.TimeoutExpired:
+                self.end_in_dead_mount(git)
+        if git.returncode:
+            raise OSError(f"git {' '.join(words)}: exit code {git.returncode}: {err.strip()[:2000]} {out.strip()[:500]}")
+        return out
+
+    def end_in_dead_mount(self, git):
+        """git 2.39 reads a directory whose file system is gone again and again, for ever, and says each time that it fails."""
+        try:
+            os.statvfs(self.dir)
+        except OSError:
+            os.killpg(git.pid, signal.SIGKILL)
 
     def take_up(self):
         if not os.path.exists(f"{self.dir}/.git/HEAD"):

@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Loads of space.sh: they write what leaves blocks partly dead, and know each byte of what must be there.
 
-overwrite FILE MIB TIMES SEED   pages of one file in random order, as many as it has, TIMES over; prints peaks of DATA (from $DATA_DIR)
+overwrite FILE MIB TIMES SEED   pages of one file in random order, as many as it has, TIMES over
+rewrite FILE MIB TIMES HOW      one file from its begin to its end, TIMES over; HOW is `kept`, or `cut` to nothing each time before
+                                (both print how many times its size the data directory, $DATA_DIR, took when it was synced: at most,
+                                and in the median)
 scatter DIR FILES KEEP_EACH     many small files; all but each KEEP_EACH-th are removed
 verify DIR KEEP_EACH            those that were kept, byte for byte
 watch DIR KEEP_EACH FLAG        the same again and again until the file FLAG is there; prints how often
@@ -9,6 +12,7 @@ watch DIR KEEP_EACH FLAG        the same again and again until the file FLAG is 
 
 import os
 import random
+import statistics
 import subprocess
 import sys
 
@@ -24,6 +28,10 @@ def page(number, version):
     return (b"%012d %012d " % (number, version)).ljust(PAGE, b"%c" % (65 + version % 26))
 
 
+def report(taken, size):
+    print(f"{max(taken) / size:.2f} {statistics.median(taken) / size:.2f}")
+
+
 def overwrite(path, mib, times, seed):
     pages = int(mib) * 256
     rng = random.Random(int(seed))
@@ -32,18 +40,38 @@ def overwrite(path, mib, times, seed):
     for number in range(pages):
         os.pwrite(fd, page(number, 0), number * PAGE)
     os.fsync(fd)
-    peak = 0
+    taken = []
     for time in range(1, int(times) + 1):
         for _ in range(pages):
             number = rng.randrange(pages)
             versions[number] = time
             os.pwrite(fd, page(number, time), number * PAGE)
         os.fsync(fd)
-        peak = max(peak, used(os.environ["DATA_DIR"]))
+        taken.append(used(os.environ["DATA_DIR"]))
     for number in range(pages):
         if os.pread(fd, PAGE, number * PAGE) != page(number, versions[number]):
             sys.exit(f"page {number} is not what was written last")
-    print(f"{peak / (pages * PAGE):.2f}")
+    report(taken, pages * PAGE)
+
+
+def rewrite(path, mib, times, how):
+    """Each MiB begins with its number and the time that it was written."""
+    rest, taken = random.Random(1).randbytes((1 << 20) - 16), []
+    for time in range(int(times) + 1):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if how == "cut" else 0), 0o644)
+        for number in range(int(mib)):
+            os.pwrite(fd, b"%07d %07d " % (number, time) + rest, number << 20)
+        os.fsync(fd)
+        # The first time there is nothing to give back.
+        if time:
+            taken.append(used(os.environ["DATA_DIR"]))
+        if time < int(times):
+            os.close(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    for number in range(int(mib)):
+        if os.pread(fd, 1 << 20, number << 20) != b"%07d %07d " % (number, int(times)) + rest:
+            sys.exit(f"MiB {number} is not what was written last")
+    report(taken, int(mib) << 20)
 
 
 def content(number):
@@ -87,7 +115,7 @@ def watch(directory, keep, flag):
 
 
 def main():
-    commands = {"overwrite": overwrite, "scatter": scatter, "verify": lambda *args: print(verify(*args)), "watch": watch}
+    commands = {"overwrite": overwrite, "rewrite": rewrite, "scatter": scatter, "verify": lambda *args: print(verify(*args)), "watch": watch}
     commands[sys.argv[1]](*sys.argv[2:])
 
 

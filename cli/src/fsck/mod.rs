@@ -12,6 +12,8 @@ use anyhow::{Context as _, Result, bail};
 use cairn_common::config::AddressList;
 use cairn_common::error::one_line;
 use check::{Options, check};
+use clap::ArgMatches;
+use clap::parser::ValueSource;
 use report::Report;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,12 +44,17 @@ pub struct Args {
 /// Exit codes as of fsck(8).
 mod code {
     pub const REPAIRED: u8 = 1;
+    pub const USAGE: u8 = 2;
     pub const PROBLEMS_LEFT: u8 = 4;
     pub const NOT_CHECKED: u8 = 8;
 }
 
-/// Checks and prints.
-pub fn run(args: &Args) -> ExitCode {
+/// Checks and prints. `given` tells what of `args` was typed.
+pub fn run(args: &Args, given: &ArgMatches) -> ExitCode {
+    if let Some(line) = contradiction(given) {
+        eprintln!("cairn: fsck: {line}");
+        return ExitCode::from(code::USAGE);
+    }
     let checked = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -61,6 +68,16 @@ pub fn run(args: &Args) -> ExitCode {
             ExitCode::from(code::NOT_CHECKED)
         }
     }
+}
+
+/// Who names daemons does not want a directory checked in their place. The environment names them for all commands, and is
+/// no contradiction.
+fn contradiction(given: &ArgMatches) -> Option<&'static str> {
+    let names_daemons = given.value_source("meta") == Some(ValueSource::CommandLine);
+    let both = names_daemons && given.contains_id("meta_dir");
+    both.then_some(
+        "--meta names daemons to ask, --meta-dir a directory to check without any: give one of the two",
+    )
 }
 
 fn print(report: &Report, json: bool) -> Result<()> {

@@ -7,7 +7,7 @@ use super::inode::{DIR_ENTRY_SIZE, DIR_SIZE};
 use super::op::{Extent, ExtentData};
 use super::tables::{BlockUse, Dentry, HeldLock, Inode, Read, Totals};
 use crate::attr::FileKind;
-use crate::error::FsResult;
+use crate::error::{FsError, FsResult};
 use crate::ids::{BlockRef, Ino};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,11 +20,69 @@ pub trait Inventory: Read {
     fn all_owners(&self, visit: &mut dyn FnMut(Ino)) -> FsResult<()>;
 }
 
+macro_rules! rules {
+    ($($(#[$doc:meta])* $rule:ident,)*) => {
+        /// What must hold, by name. For each there is a tree in the tests that breaks it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Rule {
+            $($(#[$doc])* $rule,)*
+        }
+
+        #[cfg(test)]
+        impl Rule {
+            pub(super) const ALL: &[Rule] = &[$(Rule::$rule,)*];
+        }
+    };
+}
+
+rules! {
+    Root,
+    /// A search for the name of an entry ends at this entry.
+    EntryFound,
+    /// An entry names an inode, and says its kind.
+    EntryKind,
+    EntryCount,
+    EntriesInDirectory,
+    DirectorySize,
+    ExtentNotEmpty,
+    ExtentInData,
+    /// Extents do not overlap, and are joined where they can be.
+    ExtentsApart,
+    ExtentsInFile,
+    Allocated,
+    AclIsMode,
+    LockRange,
+    LocksExclude,
+    LinkCount,
+    /// Who has no name is an orphan, and nobody else is.
+    NamedOrOrphan,
+    DirectoryAbove,
+    /// The root has no name at all.
+    DirectoryNamedOnce,
+    /// What is in a directory without a name can't be reached.
+    RemovedIsEmpty,
+    /// Only directories and files that never had a name say where they are.
+    NamedHasNoParent,
+    BelowRoot,
+    OwnerExists,
+    LiveBytes,
+    BlockKnown,
+    Totals,
+}
+
+/// A rule that does not hold, and where.
+pub(super) type Finding = (Rule, String);
+
 /// Problems listed; more are not looked for.
-const PROBLEMS_MAX: usize = 100;
+pub(super) const PROBLEMS_MAX: usize = 100;
 
 /// All that is wrong, one line each. Needs memory for each inode and block.
 pub fn check<T: Inventory + ?Sized>(tables: &T) -> FsResult<Vec<String>> {
+    Ok(findings(tables)?.into_iter().map(|(_, problem)| problem).collect())
+}
+
+/// All that is wrong, with the rule that it breaks.
+pub(super) fn findings<T: Inventory + ?Sized>(tables: &T) -> FsResult<Vec<Finding>> {
     let mut checker = Checker::load(tables)?;
     let inodes: Vec<Ino> = checker.inodes.keys().copied().collect();
     for ino in &inodes {
@@ -40,8 +98,7 @@ pub fn check<T: Inventory + ?Sized>(tables: &T) -> FsResult<Vec<String>> {
     checker.check_owners(tables)?;
     checker.check_blocks(tables)?;
     checker.check_totals(tables.totals()?);
-    checker.problems.truncate(PROBLEMS_MAX);
-    Ok(checker.problems)
+    Ok(checker.findings)
 }
 
 #[derive(Default)]
@@ -54,7 +111,7 @@ struct Checker {
     live: BTreeMap<BlockRef, u64>,
     block_bytes: u64,
     allocated: u64,
-    problems: Vec<String>,
+    findings: Vec<Finding>,
 }
 
 impl Checker {
@@ -66,13 +123,14 @@ impl Checker {
         tables.all_orphans(&mut |ino| {
             checker.orphans.insert(ino);
         })?;
-        checker.expect(checker.inodes.contains_key(&Ino::ROOT), || "there is no root".into());
+        let root = checker.inodes.get(&Ino::ROOT).map(|inode| inode.attr.kind);
+        checker.expect(Rule::Root, root == Some(FileKind::Dir), || "there is no root directory".into());
         Ok(checker)
     }
 
-    fn expect(&mut self, holds: bool, problem: impl FnOnce() -> String) {
-        if !holds && self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(problem());
+    fn expect(&mut self, rule: Rule, holds: bool, problem: impl FnOnce() -> String) {
+        if !holds && self.findings.len() < PROBLEMS_MAX {
+            self.findings.push((rule, problem()));
         }
     }
 
@@ -86,11 +144,15 @@ impl Checker {
         let entries: Vec<Dentry> = rows.into_iter().filter(|row| row.ino != Ino(0)).collect();
         for entry in &entries {
             let place = format!("entry {:?} of {parent}", entry.name);
-            let found = dentry::find(tables, parent, &entry.name)?;
-            let findable = matches!(found, Slot::Taken(found) if found == *entry);
-            self.expect(findable, || format!("{place} is not found by its name"));
+            let findable = match dentry::find(tables, parent, &entry.name) {
+                Ok(Slot::Taken(found)) => found == *entry,
+                // Behind more others than a search looks at.
+                Ok(Slot::Vacant(_)) | Err(FsError::NoSpace) => false,
+                Err(error) => return Err(error),
+            };
+            self.expect(Rule::EntryFound, findable, || format!("{place} is not found by its name"));
             let kind = self.inodes.get(&entry.ino).map(|inode| inode.attr.kind);
-            self.expect(kind == Some(entry.kind), || {
+            self.expect(Rule::EntryKind, kind == Some(entry.kind), || {
                 format!("{place} says {:?}, inode {} is {kind:?}", entry.kind, entry.ino)
             });
             let (names, directory) = self.names.entry(entry.ino).or_default();
@@ -100,44 +162,51 @@ impl Checker {
         }
         let (count, inode) = (entries.len() as u64, &self.inodes[&parent]);
         let is_dir = inode.attr.kind == FileKind::Dir;
-        let right = inode.entries == count && (is_dir || count == 0);
+        let (right, allowed) = (inode.entries == count, is_dir || count == 0);
         let size = !is_dir || inode.attr.size == DIR_SIZE + DIR_ENTRY_SIZE * count;
-        self.expect(right, || format!("{parent} has {count} entries, its count says otherwise"));
-        self.expect(size, || format!("directory {parent} has a wrong size"));
+        self.expect(Rule::EntriesInDirectory, allowed, || {
+            format!("{parent} is no directory, but has entries")
+        });
+        self.expect(Rule::EntryCount, right, || {
+            format!("{parent} has {count} entries, its count says otherwise")
+        });
+        self.expect(Rule::DirectorySize, size, || format!("directory {parent} has a wrong size"));
         Ok(())
     }
 
     /// Extents lie one behind the other, joined where they can be, inside their blocks.
     fn check_extents<T: Read + ?Sized>(&mut self, tables: &T, ino: Ino) -> FsResult<()> {
         let mut extents: Vec<Extent> = Vec::new();
-        tables.scan_extents(ino, 0, u64::MAX, &mut |extent| {
+        // Not those that overlap a range: an empty one overlaps nothing.
+        tables.scan_extents_beginning(ino, 0, u64::MAX, &mut |extent| {
             extents.push(extent);
             true
         })?;
         for extent in &extents {
-            self.expect(extent.length > 0, || format!("{ino} has an empty extent"));
-            let fits = match &extent.data {
-                ExtentData::Reserved => true,
-                ExtentData::Inline(bytes) => bytes.len() as u64 == extent.length,
-                ExtentData::Block { block, offset } => {
-                    *self.live.entry(*block).or_default() += extent.length;
-                    let length = tables.block(*block)?.map_or(0, |usage| usage.length);
-                    u64::from(*offset) + extent.length <= u64::from(length)
-                }
-            };
-            self.expect(fits, || format!("{ino}: {extent:?} is outside of its data"));
+            if let ExtentData::Block { block, .. } = extent.data {
+                add(self.live.entry(block).or_default(), extent.length);
+            }
+            self.expect(Rule::ExtentNotEmpty, extent.length > 0, || format!("{ino} has an empty extent"));
+            self.expect(Rule::ExtentInData, is_in_data(tables, extent)?, || {
+                format!("{ino}: {} is outside of its data", told(extent))
+            });
         }
         for pair in extents.windows(2) {
             let apart = pair[0].end() <= pair[1].offset && !pair[0].goes_on_in(&pair[1]);
-            self.expect(apart, || format!("{ino}: extents overlap or are not joined: {pair:?}"));
+            self.expect(Rule::ExtentsApart, apart, || {
+                format!("{ino}: {} and {} overlap or are not joined", told(&pair[0]), told(&pair[1]))
+            });
         }
-        let sum: u64 = extents.iter().map(|extent| extent.length).sum();
+        let mut sum = 0;
+        extents.iter().for_each(|extent| add(&mut sum, extent.length));
         let attr = self.inodes[&ino].attr;
-        self.allocated += sum;
-        self.expect(attr.allocated == sum, || {
+        add(&mut self.allocated, sum);
+        self.expect(Rule::Allocated, attr.allocated == sum, || {
             format!("{ino} holds {sum} bytes, its attributes say {}", attr.allocated)
         });
-        self.expect(sum == 0 || attr.kind == FileKind::File, || format!("{ino} is no file, but has extents"));
+        self.expect(Rule::ExtentsInFile, extents.is_empty() || attr.kind == FileKind::File, || {
+            format!("{ino} is no file, but has extents")
+        });
         Ok(())
     }
 
@@ -151,27 +220,31 @@ impl Checker {
             Ok(Some(mut acl)) => acl.mode() == perm & 0o777,
             _ => false,
         };
-        self.expect(agrees, || format!("{ino}: access ACL and mode {perm:o} do not agree"));
+        self.expect(Rule::AclIsMode, agrees, || format!("{ino}: access ACL and mode {perm:o} do not agree"));
         Ok(())
     }
 
     /// An owner's locks do not overlap; locks of different owners do not conflict.
     fn check_locks(&mut self, ino: Ino, locks: &[HeldLock]) {
         for (at, one) in locks.iter().enumerate() {
-            self.expect(one.start <= one.end, || format!("{ino}: a lock ends before it starts"));
+            self.expect(Rule::LockRange, one.start <= one.end, || {
+                format!("{ino}: a lock ends before it starts")
+            });
             for two in &locks[at + 1..] {
                 let same_owner = (one.session, one.owner) == (two.session, two.owner);
                 let overlap = one.start <= two.end && two.start <= one.end;
                 let family = one.owner.family == two.owner.family;
                 let bad = overlap && family && (same_owner || one.write || two.write);
-                self.expect(!bad, || format!("{ino}: locks {one:?} and {two:?} exclude each other"));
+                self.expect(Rule::LocksExclude, !bad, || {
+                    format!("{ino}: locks {one:?} and {two:?} exclude each other")
+                });
             }
         }
     }
 
     /// The link count is what the entries say; who has no name is an orphan, and nobody else is.
     fn check_names(&mut self, ino: Ino) {
-        let Inode { attr, parent, .. } = self.inodes[&ino].clone();
+        let Inode { attr, parent, entries, .. } = self.inodes[&ino].clone();
         let (names, directory) = self.names.get(&ino).copied().unwrap_or_default();
         let subdirs = self.subdirs.get(&ino).copied().unwrap_or_default();
         let orphan = self.orphans.contains(&ino);
@@ -180,14 +253,27 @@ impl Checker {
             FileKind::Dir if named => 2 + subdirs,
             _ => names,
         };
-        self.expect(attr.nlink == nlink, || format!("{ino} has nlink {}, not {nlink}", attr.nlink));
-        self.expect(orphan != named, || format!("{ino} has {names} names, orphan: {orphan}"));
+        self.expect(Rule::LinkCount, attr.nlink == nlink, || {
+            format!("{ino} has nlink {}, not {nlink}", attr.nlink)
+        });
+        self.expect(Rule::NamedOrOrphan, orphan != named, || {
+            format!("{ino} has {names} names, orphan: {orphan}")
+        });
         if attr.kind == FileKind::Dir {
-            let home = if ino == Ino::ROOT { Ino::ROOT } else { directory };
-            self.expect(orphan || parent == home, || format!("directory {ino} is in {home}, not {parent}"));
-            self.expect(names <= 1, || format!("directory {ino} has {names} names"));
+            let (home, most) = if ino == Ino::ROOT { (Ino::ROOT, 0) } else { (directory, 1) };
+            self.expect(Rule::DirectoryAbove, !named || parent == home, || {
+                format!("directory {ino} is in {home}, not {parent}")
+            });
+            self.expect(Rule::DirectoryNamedOnce, names <= most, || {
+                format!("directory {ino} has {names} names, not {most}")
+            });
+            self.expect(Rule::RemovedIsEmpty, named || entries == 0, || {
+                format!("directory {ino} has no name, but {entries} entries")
+            });
         } else {
-            self.expect(orphan || parent == Ino(0), || format!("{ino} has names, but also a parent"));
+            self.expect(Rule::NamedHasNoParent, !named || parent == Ino(0), || {
+                format!("{ino} has names, but also a parent")
+            });
         }
     }
 
@@ -201,7 +287,7 @@ impl Checker {
             }
             at = inode.parent;
         }
-        self.expect(false, || format!("directory {ino} does not hang below the root"));
+        self.expect(Rule::BelowRoot, false, || format!("directory {ino} does not hang below the root"));
     }
 
     fn check_owners<T: Inventory + ?Sized>(&mut self, tables: &T) -> FsResult<()> {
@@ -211,7 +297,7 @@ impl Checker {
         })?;
         for ino in owners {
             let known = self.inodes.contains_key(&ino);
-            self.expect(known, || format!("{ino} is gone, but rows of it are left"));
+            self.expect(Rule::OwnerExists, known, || format!("{ino} is gone, but rows of it are left"));
         }
         Ok(())
     }
@@ -225,13 +311,13 @@ impl Checker {
         for (block, usage) in &known {
             let live = self.live.remove(block).unwrap_or(0);
             self.block_bytes += u64::from(usage.length);
-            self.expect(usage.live == live && live > 0, || {
+            self.expect(Rule::LiveBytes, usage.live == live && live > 0, || {
                 format!("block {block} has {live} live bytes, its row says {}", usage.live)
             });
         }
         let unknown: Vec<BlockRef> = self.live.keys().copied().collect();
         for block in unknown {
-            self.expect(false, || format!("block {block} is used, but not known"));
+            self.expect(Rule::BlockKnown, false, || format!("block {block} is used, but not known"));
         }
         Ok(())
     }
@@ -242,6 +328,33 @@ impl Checker {
             allocated: self.allocated,
             block_bytes: self.block_bytes,
         };
-        self.expect(totals == right, || format!("totals are {totals:?}, should be {right:?}"));
+        self.expect(Rule::Totals, totals == right, || format!("totals are {totals:?}, should be {right:?}"));
     }
+}
+
+/// The bytes of an extent are where it says.
+fn is_in_data<T: Read + ?Sized>(tables: &T, Extent { length, data, .. }: &Extent) -> FsResult<bool> {
+    Ok(match data {
+        ExtentData::Reserved => true,
+        ExtentData::Inline(bytes) => bytes.len() as u64 == *length,
+        ExtentData::Block { block, offset } => {
+            let block_length = tables.block(*block)?.map_or(0, |usage| usage.length);
+            u64::from(*offset).saturating_add(*length) <= u64::from(block_length)
+        }
+    })
+}
+
+/// Damage can add up to more than there are numbers.
+fn add(sum: &mut u64, length: u64) {
+    *sum = sum.saturating_add(length);
+}
+
+/// An extent without its bytes: those are nobody's business but the file's owner's, and there may be megabytes of them.
+fn told(Extent { offset, length, data }: &Extent) -> String {
+    let place = match data {
+        ExtentData::Block { block, offset } => format!("block {block} from {offset} on"),
+        ExtentData::Inline(bytes) => format!("{} in the metadata", bytes.len()),
+        ExtentData::Reserved => "set aside".into(),
+    };
+    format!("extent of {length} bytes at {offset} ({place})")
 }

@@ -10,13 +10,16 @@ use crate::ids::Ino;
 use bytes::Bytes;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
+use std::ops::RangeInclusive;
 
 /// Cookies below are not names: 0 is the start, 1 is `.`, 2 is `..`; some are kept for later.
 pub(super) const FIRST_COOKIE: u64 = 16;
 /// One less than the largest `off_t`, so that "after this one" is an offset, too.
 const LAST_COOKIE: u64 = (i64::MAX - 1) as u64;
+/// The cookies that names have.
+pub const COOKIES: RangeInclusive<u64> = FIRST_COOKIE..=LAST_COOKIE;
 /// With 63-bit hashes even two entries in one chain are rare; the bound is against damage.
-const PROBES_MAX: usize = 4096;
+pub(super) const PROBES_MAX: usize = 4096;
 /// Part of the format of the tables: never change them.
 const KEYS: (u64, u64) = (0x6361_6972_6e20_6469, 0x7265_6374_6f72_7921);
 

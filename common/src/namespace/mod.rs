@@ -41,7 +41,7 @@ pub mod users;
 mod xattr;
 
 pub use create::init_root;
-pub use dentry::name_hash;
+pub use dentry::{COOKIES, name_hash};
 pub use dispatch::apply;
 pub use locks::{end_session_locks, lock_in_the_way, locks_after};
 pub use read::{extents, getattr, getxattr, listxattr, lookup, readdir, readlink, test_lock};

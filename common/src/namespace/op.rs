@@ -57,7 +57,7 @@ pub enum OpBody {
     /// `copy_file_range` by sharing extents. Replies `Copied`.
     CloneRange { from: Ino, from_offset: u64, to: Ino, to_offset: u64, length: u64 },
     /// Retired, answered `NotSupported`: mounts move nothing, data daemons do (see [`Relocation`]). Keeps the numbers of
-    /// those that follow.
+    /// those that follow; stands for an operation that had failed, where a mount repeats what a server lost.
     Relocate,
     /// Set, change or (with `LockType::Unlock`) release a lock. `WouldBlock` on a conflict. Replies `Done`.
     Lock { ino: Ino, lock: LockRequest },

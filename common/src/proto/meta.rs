@@ -4,7 +4,7 @@
 //! and in order. Everything else reads, or concerns the session itself.
 
 use crate::attr::{Attr, FileKind, Timestamp};
-use crate::error::FsResult;
+use crate::error::{FsError, FsResult};
 use crate::ids::{BlockRef, ClusterId, Epoch, Ino, NodeId, Seq, SessionId, VolumeId};
 use crate::namespace::op::{Extent, Name, Op, OpResult, Relocation};
 use crate::namespace::tables::{BlockUse, HeldLock, Totals};
@@ -61,6 +61,25 @@ pub struct AttachReply {
     pub sole: bool,
     /// Order of this answer among leases and recalls; see [`OpenReply::generation`].
     pub generation: u64,
+}
+
+/// Which session. Tables that were restored from an older copy may give a number again, but not at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionKey {
+    pub session: SessionId,
+    /// When it was opened, by the server's clock then.
+    pub opened: Timestamp,
+}
+
+/// What [`MetaService::take_up`] answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TakenUp {
+    pub reply: AttachReply,
+    /// With the number, what to call the session from now on; see [`SessionKey`].
+    pub opened: Timestamp,
+    /// Drawn by the server at its start: the same epoch with another one is that of another history, as tables that were
+    /// restored from an older copy repeat epochs.
+    pub incarnation: u64,
 }
 
 /// Inode numbers for a session to give to what it makes: `first..first + count`.
@@ -166,7 +185,7 @@ pub enum EventBody {
     /// Commit all dirty data of these files (another mount looks at them), then acknowledge.
     Flush { inos: Vec<Ino> },
     /// From now on the file is [`DataLease::Shared`]: commit dirty data, drop cached data here and in
-    /// the kernel, then acknowledge.
+    /// the kernel, then acknowledge. Who can't store it refuses ([`MetaService::refuse`]).
     Uncache { ino: Ino, generation: u64 },
     /// Another mount changed data or attributes of this file: drop what is cached of it, then acknowledge.
     Invalidate { ino: Ino },
@@ -421,4 +440,70 @@ pub trait MetaService {
     /// Changes extents over to a new block, as far as they are still as they were; durable when it answers. Not to be repeated:
     /// whoever hears no answer leaves the new block to the search for leaks.
     async fn relocate(request: RelocateRequest) -> FsResult<()>;
+
+    // For mounts, since version 5.
+    /// [`MetaService::attach`], for a caller who knows when the session that it goes on with was opened: one that was opened at
+    /// another time is answered `Evicted`. `None`: a new session, or one of a server that did not tell.
+    async fn take_up(request: AttachRequest, opened: Option<Timestamp>) -> FsResult<TakenUp>;
+    /// [`MetaService::detach`], for this session only: no error, and no end, for another one of its number.
+    async fn end(key: SessionKey) -> FsResult<()>;
+    /// What the event with this id (`Flush` or `Uncache`) asks for can't be done now, and why: the mount keeps what it has
+    /// written, and whoever waits for it gets this error.
+    async fn refuse(session: SessionId, event: u64, error: FsError) -> FsResult<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+    use super::*;
+    use crate::wire::codec;
+
+    const OPENED: Timestamp = Timestamp { secs: 1, nanos: 2 };
+
+    fn round_trip<T: Serialize + serde::de::DeserializeOwned>(message: &T, golden: &[u8]) -> T {
+        assert_eq!(codec::encode(message).unwrap(), golden);
+        codec::decode(golden, golden.len()).unwrap()
+    }
+
+    /// The first byte is the call's place in the service: calls are added at the end only.
+    #[test]
+    fn golden_bytes_of_calls_that_name_a_session() {
+        let detach = MetaServiceRequest::Detach { session: SessionId(7) };
+        round_trip(&detach, &[1, 7]);
+        let key = SessionKey { session: SessionId(7), opened: OPENED };
+        let MetaServiceRequest::End { key: back } =
+            round_trip(&MetaServiceRequest::End { key }, &[32, 7, 2, 2])
+        else {
+            panic!("another call")
+        };
+        assert_eq!(back, key);
+
+        let client = ClientInfo { host: "h".into(), mount_point: "/m".into(), version: "v".into(), pid: 9 };
+        let opens = vec![OpenState { ino: Ino(5), opens: 3, writers: 1 }];
+        let request = AttachRequest { session: Some(SessionId(7)), client, opens };
+        let ask = MetaServiceRequest::TakeUp { request, opened: Some(OPENED) };
+        let golden = [31, 1, 7, 1, b'h', 2, b'/', b'm', 1, b'v', 9, 1, 5, 3, 1, 1, 2, 2];
+        round_trip(&ask, &golden);
+    }
+
+    #[test]
+    fn golden_bytes_of_a_session_taken_up() {
+        let reply = AttachReply {
+            session: SessionId(7),
+            cluster: ClusterId(8),
+            epoch: Epoch(9),
+            applied: Seq(10),
+            durable: Seq(11),
+            time: Timestamp { secs: 3, nanos: 4 },
+            session_timeout_ms: 12,
+            sole: true,
+            generation: 13,
+        };
+        let taken = MetaServiceResponse::TakeUp(Ok(TakenUp { reply, opened: OPENED, incarnation: 14 }));
+        let golden = [31, 0, 7, 8, 9, 10, 11, 6, 4, 12, 1, 13, 2, 2, 14];
+        let MetaServiceResponse::TakeUp(Ok(back)) = round_trip(&taken, &golden) else {
+            panic!("another answer")
+        };
+        assert_eq!((back.opened, back.incarnation, back.reply.generation), (OPENED, 14, 13));
+    }
 }

@@ -2,6 +2,7 @@
 
 /// What changed with each version, newest first.
 pub const VERSIONS: &[(u16, &str)] = &[
+    (5, "sessions are named by number and opening; mounts keep what they cannot store"),
     (4, "data daemons clean blocks that are partly dead"),
     (3, "data daemons ask which blocks they must have"),
     (2, "questions for cairn fsck; commits that move inline bytes only if they are still the same"),

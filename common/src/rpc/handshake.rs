@@ -22,6 +22,8 @@ pub struct Peer {
     pub cluster: ClusterId,
     /// The protocol version to speak with it.
     pub version: u16,
+    /// Of a server: its connections in the order in which it accepted them, from 1. Otherwise 0.
+    pub connection: u64,
 }
 
 /// Why there is no connection.
@@ -67,7 +69,7 @@ where
     };
     let theirs = tokio::time::timeout(HELLO_TIMEOUT, talk).await.map_err(|_| HandshakeError::Timeout)??;
     let version = agree(&ours, &theirs)?;
-    Ok(Peer { address, role: theirs.role, cluster: theirs.cluster, version })
+    Ok(Peer { address, role: theirs.role, cluster: theirs.cluster, version, connection: 0 })
 }
 
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, hello: &Hello) -> Result<(), HandshakeError> {

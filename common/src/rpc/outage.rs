@@ -55,6 +55,7 @@ mod tests {
     fn each_thing_is_said_once() {
         let (one, other) = (Outage::default(), Outage::default());
         let two = one.clone();
+        assert!(!one.lost(), "there was none yet");
         assert_eq!((one.up(), two.up(), other.up()), (Some("connected"), None, Some("connected")));
         assert_eq!((one.lost(), two.lost(), one.lost()), (true, false, false));
         assert!(one.failed(FsError::Unavailable) && !two.failed(FsError::Unavailable));
@@ -62,5 +63,6 @@ mod tests {
         assert!(two.failed(FsError::WrongPeer), "another one is there now");
         assert_eq!((one.up(), two.up()), (Some("connected again"), None));
         assert!(two.lost());
+        assert_eq!((two.up(), one.up()), (Some("connected again"), None), "without a failure in between");
     }
 }

@@ -8,7 +8,7 @@ use super::gate::Gate;
 use super::handshake::{HandshakeError, Peer, exchange};
 use super::hush::Hush;
 use super::socket::tune;
-use super::transport::ServerTransport;
+use super::transport::{QUEUED_MAX, ServerTransport};
 use crate::env::files;
 use crate::error::{FsError, FsResult};
 use crate::pool::PayloadBuffers;
@@ -28,6 +28,10 @@ use tracing::{debug, info, warn};
 
 /// Most replies that wait for the connection's task; more wait in their handlers.
 const PENDING_REPLIES: usize = 100;
+/// Bytes of small replies that wait for a slow reader.
+const SMALL_REPLIES: usize = 1 << 20;
+/// Requests of one connection that run at once if each may hold a block.
+const BULK_IN_FLIGHT: usize = 16;
 /// Most connections at once; at most three quarters of what this process may have open, which has files of its own.
 const CONNECTIONS_MAX: usize = 20_000;
 /// Who has asked nothing so long after the first exchange is in the way of others: those who want something connect
@@ -46,6 +50,8 @@ pub struct ServeOptions {
     /// Most requests of one connection that run at once; more stay in the socket. Memory for one
     /// connection is at most about this times the largest message.
     pub in_flight: usize,
+    /// Most bytes of replies of one connection that wait for its reader, and one reply more.
+    pub queued: usize,
     /// How long a connection may be open without any request.
     pub first_request: Duration,
     /// How long running requests may take to end after the shutdown began.
@@ -55,17 +61,24 @@ pub struct ServeOptions {
 }
 
 impl ServeOptions {
-    /// Bounds for many small requests. Bulk services lower `in_flight`.
+    /// Bounds for many small requests.
     #[must_use]
     pub fn new(identity: Identity) -> ServeOptions {
         ServeOptions {
             identity,
             max_connections: CONNECTIONS_MAX.min(files::limit() / 4 * 3),
             in_flight: 1024,
+            queued: SMALL_REPLIES,
             first_request: FIRST_REQUEST,
             grace: Duration::from_secs(5),
             buffers: PayloadBuffers::shared(),
         }
+    }
+
+    /// Bounds for few requests with large payloads.
+    #[must_use]
+    pub fn bulk(identity: Identity) -> ServeOptions {
+        ServeOptions { in_flight: BULK_IN_FLIGHT, queued: QUEUED_MAX, ..ServeOptions::new(identity) }
     }
 }
 
@@ -95,7 +108,10 @@ pub async fn serve<Req, Resp, Connected, Handle, Running>(
     let server = Arc::new(Server { options, shutdown, connected, trouble, refusals });
     let slots = Arc::new(Semaphore::new(server.options.max_connections));
     let tasks = TaskTracker::new();
+    let mut accepted = 0;
     while let Some((stream, address)) = server.accept(&listener).await {
+        accepted += 1;
+        let connection = accepted;
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             let places = server.options.max_connections;
             warn_unless_hushed(
@@ -106,7 +122,7 @@ pub async fn serve<Req, Resp, Connected, Handle, Running>(
         };
         let server = server.clone();
         tasks.spawn(async move {
-            server.connection(stream, address).await;
+            server.connection(stream, address, connection).await;
             drop(slot);
         });
     }
@@ -115,12 +131,13 @@ pub async fn serve<Req, Resp, Connected, Handle, Running>(
     tasks.wait().await;
 }
 
-/// Runs `work` to its end even if the caller goes away or its deadline passes. A panic in it is an
-/// I/O error for the caller; the panic itself is reported by the runtime.
-pub async fn detached<T: Send + 'static>(
+/// Runs `work` to its end even if the caller goes away or its deadline passes. It begins with the call, so that what
+/// waits for it is small. A panic in it is an I/O error for the caller; the panic itself is reported by the runtime.
+pub fn detached<T: Send + 'static>(
     work: impl Future<Output = FsResult<T>> + Send + 'static,
-) -> FsResult<T> {
-    tokio::spawn(work).await.unwrap_or(Err(FsError::Io))
+) -> impl Future<Output = FsResult<T>> + Send {
+    let task = tokio::spawn(work);
+    async move { task.await.unwrap_or(Err(FsError::Io)) }
 }
 
 struct Server<Connected> {
@@ -147,8 +164,12 @@ impl<Connected> Server<Connected> {
         }
     }
 
-    async fn connection<Req, Resp, Handle, Running>(&self, mut stream: TcpStream, address: SocketAddr)
-    where
+    async fn connection<Req, Resp, Handle, Running>(
+        &self,
+        mut stream: TcpStream,
+        address: SocketAddr,
+        connection: u64,
+    ) where
         Req: Serialize + DeserializeOwned + Send + 'static,
         Resp: Serialize + DeserializeOwned + Send + 'static,
         Connected: Fn(Peer) -> Handle,
@@ -162,7 +183,7 @@ impl<Connected> Server<Connected> {
         match self.shutdown.run_until_cancelled(hello).await {
             Some(Ok(peer)) => {
                 debug!(%address, role = peer.role, version = peer.version, "connected");
-                let handle = (self.connected)(peer);
+                let handle = (self.connected)(Peer { connection, ..peer });
                 self.requests(stream, address, handle).await;
             }
             Some(Err(error)) => self.report_refusal(address, &error),
@@ -197,7 +218,9 @@ impl<Connected> Server<Connected> {
     {
         let gate = Gate::new(self.options.in_flight);
         let transport: ServerTransport<Req, Resp> =
-            ServerTransport::new(stream, self.options.buffers.clone()).gated(gate.clone());
+            ServerTransport::new(stream, self.options.buffers.clone())
+                .queueing(self.options.queued)
+                .gated(gate.clone());
         // A part of the requests: replies that wait for a slow reader count as well.
         let pending_response_buffer = (self.options.in_flight / 8).clamp(1, PENDING_REPLIES);
         let config = Config { pending_response_buffer };

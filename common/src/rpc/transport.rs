@@ -23,7 +23,8 @@ use tarpc::{ClientMessage, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// No message is taken while so many bytes wait to be written.
+/// No message is taken while so many bytes wait to be written: about one large payload, so that the next is there when
+/// the socket has taken it.
 pub const QUEUED_MAX: usize = 4 << 20;
 /// Slices per vectored write. The kernel takes up to 1024; these stand on the stack.
 const SLICES: usize = 128;
@@ -52,6 +53,7 @@ pub struct Transport<In, Out, S = TcpStream> {
     stream: S,
     receiver: Receiver,
     queue: SendQueue,
+    queued_max: usize,
     gate: Option<Arc<Gate>>,
     messages: PhantomData<fn(Out) -> In>,
 }
@@ -61,7 +63,13 @@ impl<In, Out, S> Transport<In, Out, S> {
     #[must_use]
     pub fn new(stream: S, buffers: PayloadBuffers) -> Self {
         let (receiver, queue) = (Receiver::new(buffers), SendQueue::default());
-        Transport { stream, receiver, queue, gate: None, messages: PhantomData }
+        Transport { stream, receiver, queue, queued_max: QUEUED_MAX, gate: None, messages: PhantomData }
+    }
+
+    /// Takes no message while `bytes` wait to be written, instead of [`QUEUED_MAX`].
+    #[must_use]
+    pub fn queueing(self, bytes: usize) -> Self {
+        Transport { queued_max: bytes.max(1), ..self }
     }
 
     /// Gives out messages only while `gate` is open.
@@ -137,7 +145,8 @@ impl<In, Out: WireMessage, S: AsyncRead + AsyncWrite + Unpin> Sink<Out> for Tran
     type Error = WireError;
 
     fn poll_ready(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), WireError>> {
-        self.get_mut().poll_drain(context, QUEUED_MAX - 1)
+        let this = self.get_mut();
+        this.poll_drain(context, this.queued_max - 1)
     }
 
     fn start_send(self: Pin<&mut Self>, message: Out) -> Result<(), WireError> {

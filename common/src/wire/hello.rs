@@ -152,7 +152,13 @@ pub struct Identity {
 impl Identity {
     #[must_use]
     pub fn new(service: ServiceKind, cluster: ClusterId, role: &str) -> Identity {
-        Identity { hello: Arc::new(Mutex::new(Hello::new(service, cluster, role))) }
+        Identity::saying(Hello::new(service, cluster, role))
+    }
+
+    /// One that says this, as of a build that speaks other versions.
+    #[must_use]
+    pub fn saying(hello: Hello) -> Identity {
+        Identity { hello: Arc::new(Mutex::new(hello)) }
     }
 
     /// What to say now.

@@ -1,4 +1,4 @@
-//! Frames waiting to be written: small ones side by side in one buffer, payload segments as they
+//! Frames waiting to be written: small ones side by side in buffers of bounded size, payload segments as they
 //! are, so that a vectored write sends all of it without joining or copying.
 
 use super::codec::CodecError;
@@ -10,6 +10,9 @@ use std::io::IoSlice;
 
 /// An empty queue keeps no more memory than this for the next small frames.
 const KEEP_CAPACITY: usize = 4 << 10;
+/// A buffer of frames takes no further one at this length. One buffer for all that a slow reader leaves waiting would
+/// be copied each time that it grows, and be up to twice as large as what is in it.
+const BUFFER_FULL: usize = 32 << 10;
 
 /// Frames in order, partly sent at the front.
 #[derive(Debug, Default)]
@@ -49,6 +52,10 @@ impl SendQueue {
         if !payload.is_empty() {
             self.segments.push_back(self.tail.split().freeze());
             self.segments.extend(payload);
+        } else if self.tail.len() >= BUFFER_FULL {
+            // With a buffer of its own, the next does not begin in the rest of this one, to be copied when that is full.
+            let next = BytesMut::with_capacity(BUFFER_FULL + KEEP_CAPACITY);
+            self.segments.push_back(std::mem::replace(&mut self.tail, next).freeze());
         }
         Ok(())
     }
@@ -152,6 +159,24 @@ mod tests {
         }
         let mut slices = [IoSlice::new(&[]); 8];
         assert_eq!(queue.slices(&mut slices), 1);
+    }
+
+    #[test]
+    fn what_waits_takes_little_more_memory_than_it_has_bytes() {
+        let (mut queue, mut taken) = (SendQueue::default(), 0);
+        while queue.len() < 1 << 20 {
+            let (buffers, capacity) = (queue.segments.len(), queue.tail.capacity());
+            push(&mut queue, &(1, Payload::default())).unwrap();
+            taken += if queue.segments.len() > buffers { capacity } else { 0 };
+        }
+        // The first grows by doubling, all others have their size from the begin.
+        assert!(taken + queue.tail.capacity() <= queue.len() + queue.len() / 4, "{taken} bytes");
+        assert!(
+            queue.segments.iter().all(|segment| (BUFFER_FULL..BUFFER_FULL + 100).contains(&segment.len()))
+        );
+        let total = queue.len();
+        assert_eq!(drain(&mut queue, 50_000).len(), total);
+        assert!(queue.tail.capacity() <= KEEP_CAPACITY);
     }
 
     #[test]

@@ -163,17 +163,13 @@ async fn who_asks_nothing_gives_its_place_to_others() {
 async fn a_reader_that_does_not_read_costs_bounded_memory() {
     const IN_FLIGHT: usize = 4;
     const CALLS: u64 = 300;
-    let server = Server::start(|options| options.in_flight = IN_FLIGHT).await;
-    let stream = hello(server.address, ServiceKind::Data, 7).await.unwrap();
-    let mut transport: ClientTransport<EchoRequest, EchoResponse> =
-        ClientTransport::new(stream, PayloadBuffers::new());
-    for id in 0..CALLS {
-        transport.feed(request(id, EchoRequest::Produce { len: 4 << 20 })).await.unwrap();
-    }
-    transport.flush().await.unwrap();
-    let started = || server.counters.started.load(Ordering::SeqCst);
-    until("the server begins", || started() >= IN_FLIGHT).await;
-    let settled = settle(started).await;
+    let server = Server::start(|options| {
+        options.in_flight = IN_FLIGHT;
+        options.queued = QUEUED_MAX;
+    })
+    .await;
+    let mut transport = asks_and_never_reads(&server, CALLS, 4 << 20).await;
+    let settled = replies_made(&server, IN_FLIGHT).await;
     // Running, waiting for the task, queued by bytes, and what the kernel's socket buffers hold.
     assert!(settled <= IN_FLIGHT + 1 + 2 + 6, "{settled} replies of 4 MiB are made for nobody");
     for _ in 0..CALLS {
@@ -184,6 +180,47 @@ async fn a_reader_that_does_not_read_costs_bounded_memory() {
     assert!(server.counters.most_running.load(Ordering::SeqCst) <= IN_FLIGHT);
     drop(transport);
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_wait_for_a_reader_up_to_the_bytes_of_the_service() {
+    const IN_FLIGHT: usize = 4;
+    let mut made = Vec::new();
+    for queued in [1 << 20, 17 << 20] {
+        let server = Server::start(|options| {
+            options.in_flight = IN_FLIGHT;
+            options.queued = queued;
+        })
+        .await;
+        let transport = asks_and_never_reads(&server, 100, 1 << 20).await;
+        made.push(replies_made(&server, IN_FLIGHT).await);
+        drop(transport);
+        server.stop().await;
+    }
+    // What the kernel's socket buffers hold is not the same each time.
+    assert!(made[0] + 12 <= made[1], "{made:?} replies of 1 MiB");
+}
+
+/// A connection over which `calls` ask for so many bytes each.
+async fn asks_and_never_reads(
+    server: &Server,
+    calls: u64,
+    len: u64,
+) -> ClientTransport<EchoRequest, EchoResponse> {
+    let stream = hello(server.address, ServiceKind::Data, 7).await.unwrap();
+    let mut transport = ClientTransport::new(stream, PayloadBuffers::new());
+    for id in 0..calls {
+        transport.feed(request(id, EchoRequest::Produce { len })).await.unwrap();
+    }
+    transport.flush().await.unwrap();
+    transport
+}
+
+/// How many replies the server makes for somebody who reads none, `begun` at least.
+async fn replies_made(server: &Server, begun: usize) -> usize {
+    let started = || server.counters.started.load(Ordering::SeqCst);
+    until("the server begins", || started() >= begun).await;
+    settle(started).await
 }
 
 /// Waits until `value` stands still for a while.
@@ -200,9 +237,15 @@ async fn settle(value: impl Fn() -> usize) -> usize {
 
 #[tokio::test]
 async fn a_sender_is_held_back_by_bytes() {
+    held_back(QUEUED_MAX).await;
+    held_back(QUEUED_MAX / 4).await;
+}
+
+async fn held_back(bound: usize) {
     let (near, mut far) = tokio::io::duplex(1 << 16);
-    let mut transport: ClientTransport<EchoRequest, EchoResponse, _> =
+    let transport: ClientTransport<EchoRequest, EchoResponse, _> =
         ClientTransport::new(near, PayloadBuffers::new());
+    let mut transport = transport.queueing(bound);
     let payload = Bytes::from(vec![3; 1 << 20]);
     let mut sent = 0;
     let taken = std::future::poll_fn(|context| {
@@ -216,14 +259,14 @@ async fn a_sender_is_held_back_by_bytes() {
         Poll::Ready(transport.queued())
     })
     .await;
-    assert!((QUEUED_MAX..QUEUED_MAX + (1 << 20) + 100).contains(&taken), "{taken} bytes queued");
+    assert!((bound..bound + (1 << 20) + 100).contains(&taken), "{taken} bytes queued");
     // Reading makes room again, before everything is read.
     let reader = tokio::spawn(async move { tokio::io::copy(&mut far, &mut tokio::io::sink()).await });
     tokio::time::timeout(LIMIT, std::future::poll_fn(|context| Pin::new(&mut transport).poll_ready(context)))
         .await
         .unwrap()
         .unwrap();
-    assert!(transport.queued() < QUEUED_MAX && transport.queued() > 0);
+    assert!(transport.queued() < bound && transport.queued() > 0);
     reader.abort();
 }
 

@@ -94,6 +94,7 @@ impl Lanes {
     /// Appends jobs to `volume`; returns the one that it did not take.
     fn fill(&self, volume: &Volume, job: PutJob, queue: &Receiver<PutJob>) -> Option<PutJob> {
         let mut tail = volume.segment().writer();
+        tail.reserve_ahead(volume.stat().live_bytes);
         let mut next = Some(job);
         let mut written = 0;
         while let Some(job) = next {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tarpc::server::InFlightRequest;
 use tokio::net::TcpListener;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -22,12 +22,8 @@ use tracing::{debug, info, warn};
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Reports are not sent more often than this, whatever the metadata daemon says.
 const REPORT_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// How often it is looked whether something is stored, while nothing is.
-const QUIET: Duration = Duration::from_millis(500);
 /// So many bytes stored since a report are a reason for the next.
 const CHURN: u64 = 8 << 20;
-/// Requests of one connection that run at once: bulk, so each may hold a block.
-const IN_FLIGHT: usize = 16;
 /// Most blocks that are deleted for one report (the protocol's limit).
 const DELETES_MAX: usize = 4096;
 
@@ -80,7 +76,7 @@ pub async fn run(
 async fn serve_store(listener: TcpListener, store: Arc<Store>, owner: Owner, shutdown: CancellationToken) {
     let role = format!("data daemon {}", owner.node);
     let identity = hello::Identity::new(ServiceKind::Data, owner.cluster, &role);
-    let options = ServeOptions { in_flight: IN_FLIGHT, ..ServeOptions::new(identity) };
+    let options = ServeOptions::bulk(identity);
     let server = DataServer::new(store);
     serve(listener, options, shutdown, move |_peer| {
         let server = server.clone();
@@ -222,14 +218,14 @@ impl Reporter {
 
     /// A pause, shorter if much is stored meanwhile: it replaces something, perhaps.
     async fn rest(&self, pause: Duration, stored: u64) {
-        let (mut left, mut step, mut seen) = (pause, REPORT_PAUSE_MIN, stored);
-        while !left.is_zero() && seen.saturating_sub(stored) < CHURN {
-            let now = step.min(left);
-            sleep(now).await;
-            left -= now;
+        let (end, mut seen) = (Instant::now() + pause, stored);
+        while Instant::now() < end && seen.saturating_sub(stored) < CHURN {
             let puts = self.store.put_bytes();
-            // An idle daemon wakes up seldom.
-            step = if puts == seen { QUIET } else { REPORT_PAUSE_MIN };
+            if puts > seen {
+                sleep_until(end.min(Instant::now() + REPORT_PAUSE_MIN)).await;
+            } else if timeout_at(end, self.store.stores_beyond(seen)).await.is_err() {
+                return;
+            }
             seen = puts;
         }
     }

@@ -84,8 +84,9 @@ struct Shared {
     /// Bytes of puts that are not durable yet.
     in_flight: Arc<Semaphore>,
     in_flight_units: u32,
-    /// Threads that read, delete or seal.
-    blocking: Semaphore,
+    /// Threads that read, delete or seal. Closed when the store has stopped.
+    blocking: Arc<Semaphore>,
+    io_threads: u32,
     buffers: PayloadBuffers,
     suspects: Suspects,
     /// Damaged blocks that the log names.
@@ -129,7 +130,8 @@ impl Store {
             lanes: lanes.clone(),
             in_flight: Arc::new(Semaphore::new(units)),
             in_flight_units: u32::try_from(units).unwrap_or(u32::MAX),
-            blocking: Semaphore::new(config.io_threads),
+            blocking: Arc::new(Semaphore::new(config.io_threads)),
+            io_threads: u32::try_from(config.io_threads).unwrap_or(u32::MAX),
             buffers: PayloadBuffers::shared(),
             suspects: Suspects::default(),
             damaged: Told::default(),
@@ -281,6 +283,11 @@ impl Store {
         self.shared.counters.put_bytes.get()
     }
 
+    /// Returns once more than `seen` bytes were stored since the start: an idle daemon does not look whether it is one.
+    pub async fn stores_beyond(&self, seen: u64) {
+        self.shared.counters.put_bytes.beyond(seen).await;
+    }
+
     /// A block as it was stored, verified, and the length of its summary.
     ///
     /// # Errors
@@ -317,13 +324,17 @@ impl Store {
         Ok(self.shared.volume(volume).ok_or(FsError::NotFound)?.list(after, LIST_MAX))
     }
 
-    /// Takes no more puts, makes durable what was taken, and ends the open volumes in order.
+    /// Takes no more puts, makes durable what was taken, and ends the open volumes in order. On return nothing of it is at
+    /// the disk any more: a volume that is still being sealed would be cut where the next daemon, who has the directory
+    /// by then, has stored more.
     pub async fn stop(&self) -> FsResult<()> {
         self.queue.lock().take();
         let threads = std::mem::take(&mut *self.lanes.lock());
+        // What is being done comes to its end, and nothing begins; closed already, it has been stopped before.
+        let (all, count) = (self.shared.blocking.clone(), self.shared.io_threads);
+        let Ok(_all) = all.acquire_many_owned(count).await else { return Ok(()) };
+        self.shared.blocking.close();
         let volumes: Vec<_> = self.shared.volumes.read().values().cloned().collect();
-        // Who makes a volume finishes first.
-        let _making = self.shared.making.lock().await;
         blocking(move || {
             let failed = threads.into_iter().filter_map(|thread| thread.join().err()).count();
             let mut result = if failed == 0 { Ok(()) } else { Err(FsError::Io) };
@@ -423,7 +434,13 @@ impl Shared {
 
     /// Runs `work` on a blocking thread, of which there is a bounded number.
     async fn on_disk<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> FsResult<R> {
-        let _permit = self.blocking.acquire().await.map_err(|_| FsError::Unavailable)?;
+        let permit = self.blocking.clone().acquire_owned().await.map_err(|_| FsError::Unavailable)?;
+        // Kept until the work has ended, also if nobody waits for it any more.
+        let work = move || {
+            let result = work();
+            drop(permit);
+            result
+        };
         blocking(work).await
     }
 

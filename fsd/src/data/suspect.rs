@@ -55,4 +55,24 @@ mod tests {
         let repeated = (2..100).filter(|sequence| suspects.is_repeated(block(*sequence), 0)).count();
         assert_eq!(repeated, 0);
     }
+
+    #[test]
+    fn what_was_never_read_or_is_another_block_is_not_noticed() {
+        let suspects = Suspects::default();
+        let zero = BlockRef::default();
+        assert!(!suspects.is_repeated(zero, 0), "the place is empty");
+        assert!(suspects.is_repeated(zero, 0));
+        let elsewhere = |volume| BlockRef { volume: VolumeId(volume), ..block(1) };
+        assert_eq!((1..100).filter(|volume| suspects.is_repeated(elsewhere(*volume), 0)).count(), 0);
+    }
+
+    /// The last read of many is remembered, and the first is not for ever.
+    #[test]
+    fn what_was_read_long_ago_is_forgotten() {
+        let suspects = Suspects::default();
+        assert!(!suspects.is_repeated(block(0), 0));
+        let reads = 1..=100 * u32::try_from(RECENT).expect("a small number");
+        reads.for_each(|sequence| assert!(!suspects.is_repeated(block(sequence), 0)));
+        assert!(!suspects.is_repeated(block(0), 0));
+    }
 }

@@ -8,6 +8,7 @@
 mod overlay;
 mod real;
 pub mod sim;
+pub mod sweep;
 
 pub use overlay::Overlay;
 pub use real::RealDisk;

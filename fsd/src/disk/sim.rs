@@ -2,7 +2,7 @@
 //!
 //! - What was not synced is lost at a power failure, or kept, 512-byte sector by sector, as a seed says;
 //!   so writes tear, and a later write may survive an earlier one.
-//! - Names are durable only after `sync_dir`; without it some prefix of the changes survives.
+//! - Names are durable only after `sync_dir`; without it some prefix of the changes survives, or any of them.
 //! - The n-th call of a kind can be made to fail, and the power can go at the n-th change.
 //! - It can have a size: files are sparse, and a write into a hole needs a block.
 
@@ -29,6 +29,10 @@ pub enum Call {
     Punch,
     /// Creations, renames, removals and syncs of the directory.
     Name,
+}
+
+impl Call {
+    pub const ALL: [Call; 6] = [Call::Read, Call::Write, Call::Sync, Call::Allocate, Call::Punch, Call::Name];
 }
 
 /// A directory in memory. Clones see the same directory.
@@ -70,6 +74,8 @@ struct State {
     durable_names: BTreeMap<String, u64>,
     unsynced_names: Vec<NameChange>,
     faults: Vec<Fault>,
+    /// Calls that a fault has failed.
+    failures: u64,
     changes: u64,
     power_off_at: Option<u64>,
     off: bool,
@@ -87,6 +93,7 @@ impl Default for State {
             durable_names: BTreeMap::new(),
             unsynced_names: Vec::new(),
             faults: Vec::new(),
+            failures: 0,
             changes: 0,
             power_off_at: None,
             off: false,
@@ -145,6 +152,12 @@ impl SimDisk {
         self.state.lock().faults.push(Fault { call, countdown: count, repeat: true, error });
     }
 
+    /// How many calls have failed because of that. A sweep over the n-th call has come to its end when there was none.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.state.lock().failures
+    }
+
     /// Ends all failures asked for.
     pub fn heal(&self) {
         self.state.lock().faults.clear();
@@ -192,10 +205,24 @@ impl SimDisk {
     /// The directory as found after a power failure now: what `seed` makes of the un-synced changes.
     #[must_use]
     pub fn power_cycle(&self, seed: u64) -> SimDisk {
+        self.restarted(seed, State::surviving_names)
+    }
+
+    /// As [`SimDisk::power_cycle`] of a file system that makes names durable in any order, as POSIX allows.
+    #[must_use]
+    pub fn power_cycle_reordered(&self, seed: u64) -> SimDisk {
+        self.restarted(seed, State::any_surviving_names)
+    }
+
+    fn restarted(
+        &self,
+        seed: u64,
+        surviving_names: fn(&State, &mut StdRng) -> BTreeMap<String, u64>,
+    ) -> SimDisk {
         let state = self.state.lock();
         let mut rng = StdRng::seed_from_u64(seed);
         let mut after = State { next_id: state.next_id, ..State::default() };
-        after.names = state.surviving_names(&mut rng);
+        after.names = surviving_names(&state, &mut rng);
         let keep = [0.0, 0.5, 0.9, 1.0][rng.random_range(0..4)];
         for id in after.names.values() {
             let content = state.files[id].surviving(keep, &mut rng);
@@ -254,6 +281,7 @@ impl State {
                 fault.countdown = fault.countdown.saturating_sub(1);
             }
         }
+        self.failures += u64::from(failed.is_some());
         failed.map_or(Ok(()), |kind| Err(kind.into()))
     }
 
@@ -282,6 +310,14 @@ impl State {
         let mut names = self.durable_names.clone();
         let count = rng.random_range(0..=self.unsynced_names.len());
         for change in &self.unsynced_names[..count] {
+            change.apply(&mut names);
+        }
+        names
+    }
+
+    fn any_surviving_names(&self, rng: &mut StdRng) -> BTreeMap<String, u64> {
+        let mut names = self.durable_names.clone();
+        for change in self.unsynced_names.iter().filter(|_| rng.random_bool(0.5)) {
             change.apply(&mut names);
         }
         names
@@ -623,5 +659,17 @@ mod tests {
         assert!((1..32).contains(&lost));
         disk.sync_dir().unwrap();
         assert!((0..32).all(|seed| disk.power_cycle(seed).map("f").is_ok()));
+    }
+
+    #[test]
+    fn names_keep_their_order_or_not() {
+        let disk = SimDisk::new();
+        disk.create("first").unwrap();
+        disk.create("second").unwrap();
+        let has_only_second = |after: SimDisk| after.list().unwrap() == ["second"];
+        assert!(!(0..32).any(|seed| has_only_second(disk.power_cycle(seed))));
+        assert!((0..32).any(|seed| has_only_second(disk.power_cycle_reordered(seed))));
+        disk.sync_dir().unwrap();
+        assert!((0..32).all(|seed| disk.power_cycle_reordered(seed).list().unwrap().len() == 2));
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! The rules:
 //! - A file that one session writes and another has open is *shared*: nobody caches it. Whoever cached
-//!   it before is told to stop (`Uncache`), and the open that caused it waits until they have.
+//!   it before is told to stop (`Uncache`), and the open that caused it waits until they have. If one can't, because
+//!   what it has written finds no room, it goes on caching, and the open fails.
 //! - So at most one session caches writes of a file, and then it is the only one that caches.
 //! - Who looks at a file whose writes another session caches waits until that one has flushed them.
 //! - Who changed a shared file waits until the others have dropped what they cached of it.
@@ -19,7 +20,7 @@
 //!   found its name just before. Until then it can be opened.
 
 use super::lock_wait::LockWaiters;
-use super::recall::{EventRef, Recalls, WaitId};
+use super::recall::{Duty, EventRef, Recalls, WaitId};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, Seq, SessionId};
 use cairn_common::limits::OPENS_MAX;
@@ -33,6 +34,8 @@ pub enum Command {
     Send { session: SessionId, event: Event, owed: bool },
     /// Let this waiting request go on.
     Resume(WaitId),
+    /// This waiting request does not get what it waits for.
+    Refuse(WaitId, FsError),
     /// No session has this file without names open: a while from now, [`Leases::reap_begins`] tells
     /// whether its space can be given back.
     Reap(Ino),
@@ -45,7 +48,16 @@ enum Caching {
     Cached,
     /// Told to stop, not acknowledged yet.
     Recalling(EventRef),
+    /// Told to stop. It has, but could not store what it had written: whoever needs the file asks again.
+    Kept,
     Shared,
+}
+
+impl Caching {
+    /// Nobody has asked it for what it has written, or it was in vain.
+    fn may_have_written(self) -> bool {
+        matches!(self, Caching::Cached | Caching::Kept)
+    }
 }
 
 /// One session's opens of one file.
@@ -206,7 +218,7 @@ impl Leases {
         self.attaching += 1;
         if let Sole::Session(session) = self.sole {
             let generation = self.next_generation();
-            self.sole = Sole::Recalling(self.send(session, EventBody::Shared { generation }));
+            self.sole = Sole::Recalling(self.send(session, Duty::Forget, EventBody::Shared { generation }));
         }
         match self.sole {
             Sole::Recalling(event) => self.recalls.wait(vec![event], None),
@@ -272,10 +284,7 @@ impl Leases {
     /// A session did what an event asked for. Unknown and repeated events are no error.
     pub fn acknowledge(&mut self, session: SessionId, id: u64) {
         let event = EventRef { session, id };
-        if let Some(ino) = self.recalls.uncached_by(event)
-            && let Some(holder) = self.files.get_mut(&ino).and_then(|file| file.of(session))
-            && holder.caching == Caching::Recalling(event)
-        {
+        if let Some(holder) = self.recalled_by(event) {
             holder.caching = Caching::Shared;
             self.settled += 1;
         }
@@ -284,6 +293,21 @@ impl Leases {
             self.sole = Sole::Nobody;
             self.find_sole();
         }
+    }
+
+    /// A session can't do now what an event asks for: what it has written of a file can't be stored. It keeps that, and whoever waits
+    /// for it is refused; others that come later ask again. False for what can always be done, which is still owed.
+    pub fn refuse(&mut self, session: SessionId, id: u64, error: FsError) -> bool {
+        let event = EventRef { session, id };
+        if self.recalls.duty(event) == Some(Duty::Forget) {
+            return false;
+        }
+        if let Some(holder) = self.recalled_by(event) {
+            holder.caching = Caching::Kept;
+        }
+        let refused = self.recalls.refuse(event);
+        self.commands.extend(refused.into_iter().map(|wait| Command::Refuse(wait, error)));
+        true
     }
 
     /// The request that waited has gone.
@@ -310,7 +334,7 @@ impl Leases {
         match holder.caching {
             // What it cached so far needs no recall: the answer tells.
             Caching::Cached if conflict => holder.caching = Caching::Shared,
-            Caching::Shared if !conflict => holder.caching = Caching::Cached,
+            Caching::Shared | Caching::Kept if !conflict => holder.caching = Caching::Cached,
             _ => {}
         }
         let lease = if holder.caching == Caching::Cached { DataLease::Cached } else { DataLease::Shared };
@@ -368,7 +392,7 @@ impl Leases {
         for ino in inos {
             let Some(file) = self.files.get(ino) else { continue };
             for other in file.others(session) {
-                let event = self.recalls.owe(other.session, None);
+                let event = self.recalls.owe(other.session, Duty::Forget);
                 self.commands.push(send(event, EventBody::Invalidate { ino: *ino }));
                 on.push(event);
             }
@@ -452,14 +476,21 @@ impl Leases {
 
     // Inside --------------------------------------------------------------------------------------
 
+    /// Who stops caching a file by `event`, which is owed.
+    fn recalled_by(&mut self, event: EventRef) -> Option<&mut Holder> {
+        let Some(Duty::Uncache(ino)) = self.recalls.duty(event) else { return None };
+        let holder = self.files.get_mut(&ino)?.of(event.session)?;
+        (holder.caching == Caching::Recalling(event)).then_some(holder)
+    }
+
     fn next_generation(&mut self) -> u64 {
         self.generation += 1;
         self.generation
     }
 
     /// Sends an event that must be acknowledged.
-    fn send(&mut self, session: SessionId, body: EventBody) -> EventRef {
-        let event = self.recalls.owe(session, None);
+    fn send(&mut self, session: SessionId, duty: Duty, body: EventBody) -> EventRef {
+        let event = self.recalls.owe(session, duty);
         self.commands.push(send(event, body));
         event
     }
@@ -565,9 +596,9 @@ impl Leases {
         let mut on = Vec::new();
         let holders = self.files.get_mut(&ino).map_or(&mut [][..], |file| &mut file.holders);
         for holder in holders.iter_mut().filter(|holder| Some(holder.session) != except) {
-            if holder.caching == Caching::Cached {
+            if holder.caching.may_have_written() {
                 self.generation += 1;
-                let event = self.recalls.owe(holder.session, Some(ino));
+                let event = self.recalls.owe(holder.session, Duty::Uncache(ino));
                 let body = EventBody::Uncache { ino, generation: self.generation };
                 self.commands.push(send(event, body));
                 holder.caching = Caching::Recalling(event);
@@ -587,14 +618,14 @@ impl Leases {
             let Some(file) = self.files.get(ino) else { continue };
             for writer in file.others(session).filter(|other| other.writers > 0) {
                 match writer.caching {
-                    Caching::Cached => wanted.entry(writer.session).or_default().push(*ino),
+                    Caching::Cached | Caching::Kept => wanted.entry(writer.session).or_default().push(*ino),
                     Caching::Recalling(event) => on.push(event),
                     Caching::Shared => {}
                 }
             }
         }
         for (writer, inos) in wanted {
-            on.push(self.send(writer, EventBody::Flush { inos }));
+            on.push(self.send(writer, Duty::Flush, EventBody::Flush { inos }));
         }
         on
     }

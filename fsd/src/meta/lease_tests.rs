@@ -259,6 +259,37 @@ fn alone_again_and_attach_cancelled() {
 }
 
 #[test]
+fn who_cannot_store_keeps_the_file_and_is_asked_again() {
+    let mut leases = two();
+    leases.open(A, FILE, true).unwrap();
+    let refused = leases.open(B, FILE, false).unwrap().wait.unwrap();
+    let event = sent(&mut leases, A)[0].id;
+    assert!(leases.refuse(A, event, FsError::NoSpace));
+    assert_eq!(leases.take_commands(), [Command::Refuse(refused, FsError::NoSpace)]);
+    assert!(leases.refuse(A, event, FsError::NoSpace), "repeated");
+    leases.acknowledge(A, event);
+    assert_eq!(leases.take_commands(), [], "it is over");
+    close(&mut leases, B, 1, 0);
+    // Who looks at the file, and who opens it, asks again.
+    let look = leases.look(B, &[FILE]).unwrap();
+    let flush = sent(&mut leases, A);
+    assert_eq!(flush[0].body, EventBody::Flush { inos: vec![FILE] });
+    assert!(leases.refuse(A, flush[0].id, FsError::Unavailable));
+    assert_eq!(leases.take_commands(), [Command::Refuse(look, FsError::Unavailable)]);
+    let opened = leases.open(B, FILE, false).unwrap();
+    assert_eq!(leases.open(A, FILE, true).unwrap().lease, DataLease::Shared);
+    let event = sent(&mut leases, A)[0].id;
+    leases.acknowledge(A, event);
+    assert_eq!(leases.take_commands(), [Command::Resume(opened.wait.unwrap())]);
+    // What a mount can always do is not refused.
+    let changed = leases.after_change(B, &[FILE]).unwrap();
+    let event = sent(&mut leases, A)[0].id;
+    assert!(!leases.refuse(A, event, FsError::NoSpace));
+    leases.acknowledge(A, event);
+    assert_eq!(leases.take_commands(), [Command::Resume(changed)]);
+}
+
+#[test]
 fn after_a_restart_opens_come_back_and_conflicts_are_recalled() {
     let mut leases = Leases::new(1000, [A, B]);
     leases.orphan(Ino(5));
@@ -342,6 +373,11 @@ impl World {
                     if attached {
                         self.attach();
                     }
+                }
+                Command::Refuse(id, error) => {
+                    assert_eq!(error, FsError::NoSpace);
+                    self.batches.retain(|_, batch| *batch != id);
+                    assert!(self.waits.remove(&id), "refused twice, never waited, or an attach");
                 }
                 Command::Reap(ino) => {
                     assert!(self.orphans.contains(&ino), "{ino} was not orphaned, or reaped twice");
@@ -493,7 +529,9 @@ impl World {
         let able: Vec<usize> = (0..self.owed.len()).filter(able).collect();
         if let Some(&at) = able.choose(rng) {
             let (session, id) = self.owed.swap_remove(at);
-            self.machine().acknowledge(session, id);
+            if rng.random_bool(0.8) || !self.machine().refuse(session, id, FsError::NoSpace) {
+                self.machine().acknowledge(session, id);
+            }
         }
     }
 

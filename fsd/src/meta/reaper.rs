@@ -24,7 +24,7 @@ const SCAN_PAGE: usize = 1024;
 /// How long after the last known session is back unnamed files are looked at.
 pub const SCAN_DELAY: Duration = Duration::from_secs(2);
 /// Pause after a failed command (a full disk, say).
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs until the senders are gone.
 pub async fn run(machine: Machine, sessions: Arc<Sessions>, mut work: mpsc::UnboundedReceiver<ReapWork>) {
@@ -69,27 +69,37 @@ fn take(waiting: &mut VecDeque<(Instant, Ino)>, now: Instant) -> Vec<Ino> {
 }
 
 /// Removes those of `inos` that still have no name and are not open.
-pub async fn reap(machine: &Machine, sessions: &Sessions, mut inos: Vec<Ino>) {
-    sessions.tell(|leases| inos.retain(|ino| leases.reap_begins(*ino)));
+async fn reap(machine: &Machine, sessions: &Sessions, inos: Vec<Ino>) {
+    let mut inos = begin(sessions, inos);
     while !inos.is_empty() {
-        let unfinished = match machine.submit(Command::Reap { inos: inos.clone() }).await {
-            Ok(applied) => match applied.reply {
-                Reply::Reaped { unfinished } => unfinished,
-                _ => Vec::new(),
-            },
+        match reap_some(machine, sessions, &inos).await {
+            Ok(unfinished) => inos = unfinished,
             Err(error) => {
                 tracing::debug!(%error, "reap");
                 tokio::time::sleep(RETRY_AFTER).await;
-                continue;
             }
-        };
-        sessions.tell(|leases| {
-            for ino in inos.iter().filter(|ino| !unfinished.contains(ino)) {
-                leases.reaped(*ino);
-            }
-        });
-        inos = unfinished;
+        }
     }
+}
+
+/// Those of `inos` that still have no name and are not open: from now on nobody can open them.
+pub fn begin(sessions: &Sessions, mut inos: Vec<Ino>) -> Vec<Ino> {
+    sessions.tell(|leases| inos.retain(|ino| leases.reap_begins(*ino)));
+    inos
+}
+
+/// Removes what was begun; answers what is not wholly gone yet. On an error nothing is: the same again, later.
+pub async fn reap_some(machine: &Machine, sessions: &Sessions, inos: &[Ino]) -> FsResult<Vec<Ino>> {
+    let unfinished = match machine.submit(Command::Reap { inos: inos.to_vec() }).await?.reply {
+        Reply::Reaped { unfinished } => unfinished,
+        _ => Vec::new(),
+    };
+    sessions.tell(|leases| {
+        for ino in inos.iter().filter(|ino| !unfinished.contains(ino)) {
+            leases.reaped(*ino);
+        }
+    });
+    Ok(unfinished)
 }
 
 /// Tells the lease machine of all orphans; what nobody has open comes back as work.

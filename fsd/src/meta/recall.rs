@@ -1,8 +1,9 @@
 //! Who owes an acknowledgement, and who waits for it.
 //!
 //! An event that a mount must act on (flush, uncache, invalidate, shared) is *owed* until the mount
-//! acknowledges it or its session ends. A request waits for a set of owed events at once and is
-//! resumed when the last of them is settled. Plain bookkeeping: no I/O, no clock.
+//! acknowledges it, its session ends, or the mount refuses it: what it would have to give back cannot be stored now.
+//! A request waits for a set of owed events at once until the last of them is settled, or the first is refused. Plain
+//! bookkeeping: no I/O, no clock.
 
 use cairn_common::ids::{Ino, SessionId};
 use std::collections::{BTreeMap, HashMap};
@@ -18,10 +19,20 @@ pub struct EventRef {
     pub id: u64,
 }
 
+/// What a session has to do by an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// Stop caching this file.
+    Uncache(Ino),
+    /// Store what it has of files.
+    Flush,
+    /// What needs no server, and so never fails.
+    Forget,
+}
+
 #[derive(Debug)]
 struct Owed {
-    /// The file that the session stops caching by it.
-    uncache: Option<Ino>,
+    duty: Duty,
     waiting: Vec<WaitId>,
 }
 
@@ -61,22 +72,25 @@ impl Recalls {
         self.last_event
     }
 
-    /// A new event that `session` has to acknowledge. `uncache`: the file it stops caching by it.
-    pub fn owe(&mut self, session: SessionId, uncache: Option<Ino>) -> EventRef {
+    /// A new event that `session` has to acknowledge.
+    pub fn owe(&mut self, session: SessionId, duty: Duty) -> EventRef {
         let event = EventRef { session, id: self.next_event() };
-        self.owed.insert(event, Owed { uncache, waiting: Vec::new() });
+        self.owed.insert(event, Owed { duty, waiting: Vec::new() });
         event
     }
 
-    /// The file that `event` asks to stop caching, while it is owed.
-    pub fn uncached_by(&self, event: EventRef) -> Option<Ino> {
-        self.owed.get(&event).and_then(|owed| owed.uncache)
+    /// What `event` asks for, while it is owed.
+    pub fn duty(&self, event: EventRef) -> Option<Duty> {
+        self.owed.get(&event).map(|owed| owed.duty)
     }
 
     /// Waits for all of `on` that are still owed; `None` if none is. `batch`: the session whose batch
     /// waits (see [`Recalls::closes_a_circle`]).
     pub fn wait(&mut self, mut on: Vec<EventRef>, batch: Option<SessionId>) -> Option<WaitId> {
         on.retain(|event| self.owed.contains_key(event));
+        // Files that were named twice, or one event for several.
+        on.sort_unstable();
+        on.dedup();
         if on.is_empty() {
             return None;
         }
@@ -128,6 +142,15 @@ impl Recalls {
         }
     }
 
+    /// `event` will not be done now. Answers who waited for it, and need not wait for anything else any more.
+    pub fn refuse(&mut self, event: EventRef) -> Vec<WaitId> {
+        let waiting = self.owed.remove(&event).map_or(Vec::new(), |owed| owed.waiting);
+        for id in &waiting {
+            self.cancel(*id);
+        }
+        waiting
+    }
+
     /// All that `session` owes is settled: it has ended.
     pub fn settle_all(&mut self, session: SessionId, resumed: &mut Vec<WaitId>) {
         let range = EventRef { session, id: 0 }..=EventRef { session, id: u64::MAX };
@@ -170,11 +193,12 @@ mod tests {
     #[test]
     fn resumes_when_the_last_event_is_settled() {
         let mut recalls = Recalls::new(10);
-        let (a, b) = (recalls.owe(A, None), recalls.owe(B, Some(Ino(7))));
+        let (a, b) = (recalls.owe(A, Duty::Flush), recalls.owe(B, Duty::Uncache(Ino(7))));
         assert!(a.id > 10 && b.id > a.id);
         let wait = recalls.wait(vec![a, b], None).unwrap();
         let mut resumed = Vec::new();
-        assert_eq!((recalls.uncached_by(a), recalls.uncached_by(b)), (None, Some(Ino(7))));
+        assert_eq!(recalls.duty(a), Some(Duty::Flush));
+        assert_eq!(recalls.duty(b), Some(Duty::Uncache(Ino(7))));
         recalls.settle(a, &mut resumed);
         recalls.settle(a, &mut resumed);
         assert!(resumed.is_empty());
@@ -185,9 +209,33 @@ mod tests {
     }
 
     #[test]
+    fn who_is_refused_waits_for_nothing_more() {
+        let mut recalls = Recalls::new(0);
+        let (b, c) = (recalls.owe(B, Duty::Flush), recalls.owe(C, Duty::Flush));
+        let both = recalls.wait(vec![b, c], Some(A)).unwrap();
+        let other = recalls.wait(vec![c], None).unwrap();
+        assert_eq!(recalls.refuse(b), [both]);
+        assert_eq!((recalls.refuse(b), recalls.duty(b)), (Vec::new(), None));
+        assert!(!recalls.closes_a_circle(C, A));
+        let mut resumed = Vec::new();
+        recalls.settle(c, &mut resumed);
+        assert_eq!(resumed, [other]);
+        assert!(recalls.is_empty());
+    }
+
+    /// Found by random histories of leases (seed 36).
+    #[test]
+    fn who_waits_twice_for_an_event_is_refused_once() {
+        let mut recalls = Recalls::new(0);
+        let event = recalls.owe(B, Duty::Flush);
+        let wait = recalls.wait(vec![event, event], None).unwrap();
+        assert_eq!(recalls.refuse(event), [wait]);
+    }
+
+    #[test]
     fn batches_never_wait_in_a_circle() {
         let mut recalls = Recalls::new(0);
-        let (b, c) = (recalls.owe(B, None), recalls.owe(C, None));
+        let (b, c) = (recalls.owe(B, Duty::Flush), recalls.owe(C, Duty::Flush));
         recalls.wait(vec![b], Some(A)).unwrap();
         let second = recalls.wait(vec![c], Some(B)).unwrap();
         assert!(recalls.closes_a_circle(C, A));

@@ -77,6 +77,8 @@ pub enum Overdue {
 #[derive(Debug)]
 struct Live {
     client: ClientInfo,
+    /// Over which it attached last; 0 before it has.
+    connection: u64,
     contact: Duration,
     queue: VecDeque<Event>,
     /// Unacknowledged events that must be acknowledged, and since when.
@@ -90,6 +92,7 @@ impl Live {
     fn new(client: ClientInfo, now: Duration) -> Live {
         Live {
             client,
+            connection: 0,
             contact: now,
             queue: VecDeque::new(),
             owed: BTreeMap::new(),
@@ -126,9 +129,18 @@ impl Live {
 struct State {
     leases: Leases,
     live: HashMap<SessionId, Live>,
-    waiting: HashMap<WaitId, oneshot::Sender<()>>,
+    waiting: HashMap<WaitId, oneshot::Sender<FsResult<()>>>,
     /// When it was last looked at who is silent.
     swept: Duration,
+}
+
+impl State {
+    fn resume(&mut self, id: WaitId, result: FsResult<()>) {
+        if let Some(sender) = self.waiting.remove(&id) {
+            // Nobody listens any more: then nobody needs it.
+            let _ = sender.send(result);
+        }
+    }
 }
 
 /// What `status` tells of a session.
@@ -212,9 +224,25 @@ impl Sessions {
 
     /// Asks the lease machine something on behalf of a session. Counts as contact.
     pub fn enter<R>(&self, session: SessionId, ask: impl FnOnce(&mut Leases) -> R) -> FsResult<R> {
+        self.enter_over(session, u64::MAX, ask)
+    }
+
+    /// The same for what must not count if it comes late, over a connection before the one over which the session attached last.
+    ///
+    /// # Errors
+    /// `Evicted`; `Stale` in that case.
+    pub fn enter_over<R>(
+        &self,
+        session: SessionId,
+        connection: u64,
+        ask: impl FnOnce(&mut Leases) -> R,
+    ) -> FsResult<R> {
         let mut state = self.state.lock();
-        let live = state.live.get_mut(&session).filter(|live| !live.evicting);
-        live.ok_or(FsError::Evicted)?.contact = self.now();
+        let live = state.live.get_mut(&session).filter(|live| !live.evicting).ok_or(FsError::Evicted)?;
+        if connection < live.connection {
+            return Err(FsError::Stale);
+        }
+        live.contact = self.now();
         let answer = ask(&mut state.leases);
         self.carry_out(&mut state);
         Ok(answer)
@@ -260,16 +288,23 @@ impl Sessions {
         let waiting = self.tell_wait(Leases::attaching);
         let attaching = Attaching { sessions: self.clone(), done: false };
         if let Some(waiting) = waiting {
-            waiting.done().await;
+            // To forget cannot be refused.
+            let _ = waiting.done().await;
         }
         attaching
     }
 
     /// A new session is durable.
-    pub fn attach(&self, mut attaching: Attaching, session: SessionId, client: ClientInfo) -> Attached {
+    pub fn attach(
+        &self,
+        mut attaching: Attaching,
+        session: SessionId,
+        connection: u64,
+        client: ClientInfo,
+    ) -> Attached {
         attaching.done = true;
         let mut state = self.state.lock();
-        state.live.insert(session, Live::new(client, self.now()));
+        state.live.insert(session, Live { connection, ..Live::new(client, self.now()) });
         let attached = state.leases.attach(session);
         self.carry_out(&mut state);
         self.sweep.notify_one();
@@ -277,15 +312,24 @@ impl Sessions {
     }
 
     /// A known session is back.
+    ///
+    /// # Errors
+    /// `Evicted`; `Stale` for an attach from a connection before the one of the last: what it says is open is out of date, and
+    /// nobody waits for the answer.
     pub fn attach_again(
         &self,
         session: SessionId,
+        connection: u64,
         client: ClientInfo,
         opens: &[OpenState],
     ) -> FsResult<Attached> {
         let mut state = self.state.lock();
         let live = state.live.get_mut(&session).filter(|live| !live.evicting).ok_or(FsError::Evicted)?;
+        if connection < live.connection {
+            return Err(FsError::Stale);
+        }
         live.contact = self.now();
+        live.connection = connection;
         live.client = client;
         let attached = state.leases.attach_again(session, opens);
         self.carry_out(&mut state);
@@ -435,6 +479,21 @@ impl Sessions {
         Ok(())
     }
 
+    /// A session can't do what an event asks for, and why.
+    pub fn refuse_event(&self, session: SessionId, event: u64, error: FsError) -> FsResult<()> {
+        let mut state = self.state.lock();
+        let live = state.live.get_mut(&session).filter(|live| !live.evicting).ok_or(FsError::Evicted)?;
+        live.contact = self.now();
+        if !state.leases.refuse(session, event, error) {
+            return Err(FsError::Invalid);
+        }
+        if let Some(live) = state.live.get_mut(&session) {
+            live.owed.remove(&event);
+        }
+        self.carry_out(&mut state);
+        Ok(())
+    }
+
     // Inside --------------------------------------------------------------------------------------
 
     fn register(self: &Arc<Self>, state: &mut State, id: WaitId) -> Waiting {
@@ -447,12 +506,8 @@ impl Sessions {
         for command in state.leases.take_commands() {
             match command {
                 Command::Send { session, event, owed } => self.queue(state, session, event, owed),
-                Command::Resume(id) => {
-                    if let Some(sender) = state.waiting.remove(&id) {
-                        // Nobody listens any more: then nobody needs it.
-                        let _ = sender.send(());
-                    }
-                }
+                Command::Resume(id) => state.resume(id, Ok(())),
+                Command::Refuse(id, error) => state.resume(id, Err(error)),
                 // The reaper goes away only when the daemon does; the next start looks at all again.
                 Command::Reap(ino) => {
                     let _ = self.reaper.send(ReapWork::Inode(ino));
@@ -481,15 +536,25 @@ impl Sessions {
 pub struct Waiting {
     sessions: Arc<Sessions>,
     id: WaitId,
-    resumed: oneshot::Receiver<()>,
+    resumed: oneshot::Receiver<FsResult<()>>,
     over: bool,
 }
 
 impl Waiting {
-    /// Waits until all have acknowledged or are evicted: at most about the session time-out.
-    pub async fn done(mut self) {
-        let _ = (&mut self.resumed).await;
+    /// Waits until all have acknowledged or are evicted: at most about the recall time-out.
+    ///
+    /// # Errors
+    /// Why one of them keeps what it was asked for. Transient: it may be able to give it back soon.
+    pub async fn done(mut self) -> FsResult<()> {
+        // The sender goes away only after it has been used.
+        let result = (&mut self.resumed).await.unwrap_or(Ok(()));
         self.over = true;
+        result
+    }
+
+    /// The same for whoever goes on without what can't be stored for good.
+    pub async fn settled(self) -> FsResult<()> {
+        self.done().await.or_else(|error| if error.is_transient() { Err(error) } else { Ok(()) })
     }
 }
 

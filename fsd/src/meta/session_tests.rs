@@ -18,13 +18,27 @@ fn two(timeout: Duration) -> (Arc<Sessions>, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new());
     let sessions = Sessions::new(0, known, times, reaper, clock.clone());
     let open = OpenState { ino: FILE, opens: 1, writers: 0 };
-    sessions.attach_again(A, ClientInfo::default(), &[open]).unwrap();
-    sessions.attach_again(B, ClientInfo::default(), &[]).unwrap();
+    sessions.attach_again(A, 1, ClientInfo::default(), &[open]).unwrap();
+    sessions.attach_again(B, 2, ClientInfo::default(), &[]).unwrap();
     (sessions, clock)
 }
 
 async fn events(sessions: &Sessions, received: u64) -> Vec<Event> {
     sessions.events(A, received, Duration::ZERO).await.unwrap()
+}
+
+#[test]
+fn what_comes_late_over_an_older_connection_does_not_count() {
+    let (sessions, _clock) = two(Duration::from_secs(60));
+    let open = OpenState { ino: FILE, opens: 1, writers: 0 };
+    sessions.attach_again(A, 5, ClientInfo::default(), &[open]).unwrap();
+    assert_eq!(sessions.attach_again(A, 4, ClientInfo::default(), &[]), Err(FsError::Stale));
+    let close = |leases: &mut Leases| leases.close(A, CloseItem { ino: FILE, opens: 1, writers: 0 });
+    assert_eq!(sessions.enter_over(A, 4, close), Err(FsError::Stale));
+    let open_files = || sessions.tell(|leases| leases.open_files(A));
+    assert_eq!(open_files(), 1);
+    sessions.enter_over(A, 5, close).unwrap();
+    assert_eq!(open_files(), 0);
 }
 
 #[tokio::test]
@@ -41,8 +55,8 @@ async fn events_come_again_until_they_have_arrived() {
     assert_eq!(events(&sessions, both[1].id).await, []);
     sessions.acknowledge(A, both[1].id).unwrap();
     sessions.acknowledge(A, both[0].id).unwrap();
-    first.done().await;
-    second.done().await;
+    first.done().await.unwrap();
+    second.done().await.unwrap();
 }
 
 #[tokio::test]
@@ -56,7 +70,7 @@ async fn who_lets_events_pile_up_is_evicted() {
     assert!(sessions.refuse(A));
     assert_eq!(sessions.events(A, 0, Duration::ZERO).await, Err(FsError::Evicted));
     sessions.end(A);
-    last.done().await;
+    last.done().await.unwrap();
     assert_eq!(sessions.expired().0, []);
 }
 

@@ -52,8 +52,8 @@ async fn start(config: MetaConfig) -> Result<RunningMeta, NodeError> {
     let options = ServeOptions { grace: SHUTDOWN_GRACE, ..ServeOptions::new(identity) };
     let stop = CancellationToken::new();
     let server = service.clone();
-    let serving = tokio::spawn(serve(listener, options, stop.clone(), move |_peer| {
-        let server = server.clone();
+    let serving = tokio::spawn(serve(listener, options, stop.clone(), move |peer| {
+        let server = server.for_connection(peer.connection);
         move |request| request.execute(server.clone().serve())
     }));
     tracing::info!(target: "cairn", "metadata daemon {} serves cluster {} at {address}", env!("CARGO_PKG_VERSION"), machine.cluster());

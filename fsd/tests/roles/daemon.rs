@@ -79,7 +79,8 @@ fn refused(arguments: &[&str]) -> String {
 fn both_roles_start_restart_and_end_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let (meta_dir, data_dir) = (dir.path().join("meta"), dir.path().join("data"));
-    let meta = ["meta", "--data-dir", text(&meta_dir), "--listen", "127.0.0.1:0"];
+    let listen = format!("{}:0", crate::own_loopback());
+    let meta = ["meta", "--data-dir", text(&meta_dir), "--listen", &listen];
     let mut running = Daemon::start(&meta);
     let address = running.address.clone();
     let data = ["data", "--data-dir", text(&data_dir), "--listen", "127.0.0.1:0", "--meta", &address];
@@ -129,7 +130,8 @@ fn a_new_data_daemon_that_waits_can_be_stopped() {
 fn a_known_data_daemon_that_waits_is_stopped_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let (meta_dir, data_dir) = (dir.path().join("meta"), dir.path().join("data"));
-    let mut meta = Daemon::start(&["meta", "--data-dir", text(&meta_dir), "--listen", "127.0.0.1:0"]);
+    let listen = format!("{}:0", crate::own_loopback());
+    let mut meta = Daemon::start(&["meta", "--data-dir", text(&meta_dir), "--listen", &listen]);
     let address = meta.address.clone();
     let data = ["data", "--data-dir", text(&data_dir), "--listen", "127.0.0.1:0", "--meta", &address];
     assert!(Daemon::start(&data).signal(rustix::process::Signal::TERM).success());

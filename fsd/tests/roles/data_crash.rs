@@ -8,7 +8,7 @@
 use crate::data_common::{Ids, content, open, put_request, read_all};
 use cairn_common::error::FsError;
 use cairn_common::ids::BlockRef;
-use cairn_fsd::data::Store;
+use cairn_fsd::data::{Deleted, Store};
 use cairn_fsd::disk::sim::SimDisk;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -16,27 +16,33 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Small, so that volumes are sealed in the middle of a run.
-const VOLUME: u64 = 256 << 10;
+pub const VOLUME: u64 = 256 << 10;
+/// Of operations in one life.
+const ROUNDS: usize = 8;
 
 /// What the test knows of a block that was acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
+pub enum Known {
     Stored,
     /// A delete was asked for and not answered.
     MaybeDeleted,
     Deleted,
 }
 
-#[derive(Default)]
-struct Model {
+/// What must be in a store.
+#[derive(Clone, Default)]
+pub struct Model {
+    /// Tag and length of each.
     blocks: BTreeMap<BlockRef, (u64, usize, Known)>,
     next_tag: u64,
+    /// Puts and deletes that failed.
+    pub refused: usize,
 }
 
 impl Model {
     /// A few operations; some at the same time. Failures are no surprise: the power may be off.
-    async fn operate(&mut self, store: &Store, rng: &mut StdRng) {
-        for _ in 0..8 {
+    pub async fn operate(&mut self, store: &Store, rng: &mut StdRng, rounds: usize) {
+        for _ in 0..rounds {
             let puts: Vec<_> = (0..rng.random_range(1..4))
                 .map(|_| {
                     self.next_tag += 1;
@@ -49,12 +55,11 @@ impl Model {
             )
             .await;
             for ((tag, length), result) in puts.iter().zip(stored) {
-                if let Ok(block) = result {
-                    assert!(
-                        self.blocks.insert(block, (*tag, *length, Known::Stored)).is_none(),
-                        "{block} twice"
-                    );
-                }
+                let Ok(block) = result else {
+                    self.refused += 1;
+                    continue;
+                };
+                assert!(self.blocks.insert(block, (*tag, *length, Known::Stored)).is_none(), "{block} twice");
             }
             if rng.random_bool(0.5) {
                 self.delete_some(store, rng).await;
@@ -66,7 +71,8 @@ impl Model {
         // At times everything: then whole volumes go.
         let share = if rng.random_bool(0.1) { 1.0 } else { 0.2 };
         let chosen: Vec<BlockRef> = self.blocks.keys().copied().filter(|_| rng.random_bool(share)).collect();
-        let gone = store.delete(chosen.clone()).await.gone;
+        let Deleted { gone, failed } = store.delete(chosen.clone()).await;
+        self.refused += usize::from(failed.is_some());
         for block in &chosen {
             let (.., known) = self.blocks.get_mut(block).unwrap();
             let deleted = gone.contains(block) || matches!(*known, Known::Deleted);
@@ -75,7 +81,7 @@ impl Model {
     }
 
     /// Compares with the store; what may or may not be deleted is known from now on.
-    async fn check(&mut self, store: &Store, context: &str) {
+    pub async fn check(&mut self, store: &Store, context: &str) {
         for (block, (tag, length, known)) in &mut self.blocks {
             match (read_all(store, *block).await, *known) {
                 (Ok(bytes), Known::Stored | Known::MaybeDeleted) => {
@@ -89,10 +95,35 @@ impl Model {
             }
         }
         for volume in store.stat().await.unwrap().volumes {
-            for listed in store.list(volume.volume, 0).unwrap() {
-                if !listed.deleted && !self.blocks.contains_key(&listed.block) {
-                    // Never acknowledged: whole all the same (`read_all` verifies).
-                    assert_eq!(read_all(store, listed.block).await.unwrap().len(), listed.length as usize);
+            // Removed meanwhile, as nothing was left in it.
+            let Ok(mut live) = store.list(volume.volume, 0) else { continue };
+            live.retain(|listed| !listed.deleted);
+            let bytes: u64 = live.iter().map(|listed| u64::from(listed.length)).sum();
+            assert_eq!((volume.blocks, volume.live_bytes), (live.len() as u64, bytes), "{context}");
+            for listed in live.iter().filter(|listed| !self.blocks.contains_key(&listed.block)) {
+                // Never acknowledged: whole all the same (`read_all` verifies).
+                assert_eq!(read_all(store, listed.block).await.unwrap().len(), listed.length as usize);
+            }
+        }
+    }
+
+    /// Reads everything while the disk may fail, as files are read and as cleaning does: what is given out is right.
+    pub async fn look(&self, store: &Store, context: &str) {
+        for (block, (tag, length, known)) in &self.blocks {
+            let cleaned = store.whole(*block).await.map(|(bytes, _)| bytes);
+            for result in [read_all(store, *block).await, cleaned] {
+                match (result, known) {
+                    (Ok(bytes), Known::Stored | Known::MaybeDeleted) => {
+                        assert!(bytes == content(*tag, *length), "{context}: {block} has other bytes");
+                    }
+                    (Err(FsError::Io), _)
+                    | (Err(FsError::NotFound), Known::Deleted | Known::MaybeDeleted) => {}
+                    (Err(FsError::NotFound), Known::Stored) => {
+                        assert!(store.volume_stat(block.volume).is_none(), "{context}: {block} is not there");
+                    }
+                    (result, known) => {
+                        panic!("{context}: {block} is {known:?}, got {:?}", result.map(|b| b.len()))
+                    }
                 }
             }
         }
@@ -126,7 +157,7 @@ async fn run(seed: u64, power_off_after: u64) -> bool {
         if life < 2 {
             disk.power_off_after(power_off_after);
         }
-        model.operate(&store, &mut rng).await;
+        model.operate(&store, &mut rng, ROUNDS).await;
         let stopped = store.stop().await.is_ok();
         assert!(stopped || disk.is_off(), "{context}: stop failed");
         went_off |= disk.is_off();
@@ -136,7 +167,7 @@ async fn run(seed: u64, power_off_after: u64) -> bool {
             // A process that is killed while it recovers, or just after, and then the power: what was
             // found in memory only must not be believed.
             let again = open(&disk, VOLUME, &ids).await.unwrap();
-            model.operate(&again, &mut rng).await;
+            model.operate(&again, &mut rng, ROUNDS).await;
             disk = disk.kill();
             let found = open(&disk, VOLUME, &ids).await.unwrap();
             model.check(&found, &format!("{context}, killed in life {life}")).await;

@@ -200,6 +200,35 @@ async fn an_index_that_cannot_be_read_is_made_again() {
     assert!(disk.map(&index).unwrap()[..] == good, "a new file of the same content");
 }
 
+/// A volume whose disk failed has no end mark: only its index says that it takes no more. Blocks that it took while that could
+/// not be read were gone at the next start.
+#[tokio::test]
+async fn a_volume_whose_index_cannot_be_read_for_once_takes_no_blocks() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    let first = store.put(put_request(content(0, LENGTH))).await.unwrap();
+    until(async || store.volumes().len() == 2).await;
+    disk.fail_once(Call::Sync, 0, std::io::ErrorKind::Other);
+    assert_eq!(store.put(put_request(content(1, LENGTH))).await, Err(FsError::Io));
+    let second = store.put(put_request(content(1, LENGTH / 10))).await.unwrap();
+    until(async || is_sealed(&store, first.volume).await).await;
+    store.stop().await.unwrap();
+    drop(store);
+
+    let index = volume_file(first).replace(".cv", ".ci");
+    let good = disk.map(&index).unwrap()[..4].to_vec();
+    disk.corrupt(&index, 0, &[0xff; 4]);
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    let third = store.put(put_request(content(2, LENGTH))).await.unwrap();
+    assert_eq!(read_all(&store, first).await.unwrap(), content(0, LENGTH));
+    let disk = disk.kill();
+    disk.corrupt(&index, 0, &good);
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    check(&store, &[first], &[]).await;
+    assert_eq!(read_all(&store, second).await.unwrap(), content(1, LENGTH / 10));
+    assert_eq!(read_all(&store, third).await.unwrap(), content(2, LENGTH));
+}
+
 #[tokio::test]
 async fn tombstones_that_cannot_be_read_take_their_volume_out_of_service_only() {
     let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));

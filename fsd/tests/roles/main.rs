@@ -7,6 +7,7 @@ mod daemon;
 mod data_common;
 mod data_crash;
 mod data_damage;
+mod data_faults;
 mod data_leaks;
 mod data_model;
 mod data_role;
@@ -14,3 +15,9 @@ mod data_store;
 mod meta_cluster;
 mod meta_common;
 mod meta_sessions;
+
+/// A loopback address for one daemon alone: the port of one that is down for a moment is given to nobody else there.
+fn own_loopback() -> String {
+    static NEXT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(1);
+    format!("127.0.1.{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+}

@@ -2,7 +2,7 @@
 
 use cairn_common::attr::{Attr, Caller, FileKind, Timestamp};
 use cairn_common::config::{Address, META_PORT};
-use cairn_common::error::FsResult;
+use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, ClusterId, Ino, Seq, SessionId};
 use cairn_common::namespace::op::{
     Commit, Create, Extent, ExtentData, FileCommit, LockFamily, LockOwner, LockRequest, LockType, Op, OpBody,
@@ -17,6 +17,7 @@ use cairn_common::wire::hello::{Identity, ServiceKind};
 use cairn_fsd::config::MetaConfig;
 use cairn_fsd::meta::session::SessionTimes;
 use cairn_fsd::node::{RunningMeta, start_meta};
+use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -58,17 +59,22 @@ pub struct Server {
 impl Server {
     pub async fn start(times: SessionTimes) -> Server {
         let dir = tempfile::tempdir().unwrap();
-        let mut server = Server { dir, address: Address::new("127.0.0.1", 0), times, running: None };
+        let address = Address::new(crate::own_loopback(), 0);
+        let mut server = Server { dir, address, times, running: None };
         server.start_again().await;
         server
     }
 
     async fn start_again(&mut self) {
-        let mut config = MetaConfig::new(self.dir.path().join("meta"), self.address.clone());
+        let mut config = MetaConfig::new(self.meta_dir(), self.address.clone());
         config.sessions = self.times;
         let running = within(start_meta(config)).await.unwrap();
         self.address = running.address().into();
         self.running = Some(running);
+    }
+
+    pub fn meta_dir(&self) -> PathBuf {
+        self.dir.path().join("meta")
     }
 
     /// Clean stop and start at the same address.
@@ -184,6 +190,11 @@ impl Mount {
     pub async fn acknowledge(&self, event: &Event) {
         let (session, id) = (self.session, event.id);
         self.ask(|c| async move { c.acknowledge(context(), session, id).await }).await.unwrap();
+    }
+
+    pub async fn refuse(&self, event: &Event, error: FsError) -> FsResult<()> {
+        let (session, id) = (self.session, event.id);
+        self.ask(|c| async move { c.refuse(context(), session, id, error).await }).await
     }
 
     /// Waits for an event with this body and acknowledges it.

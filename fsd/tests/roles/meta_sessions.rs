@@ -1,11 +1,15 @@
 //! Sessions over real connections: two mounts agree, silent ones go, restarts and cut connections
 //! lose and repeat nothing.
 
+use crate::data_common::copy_of;
 use crate::meta_common::*;
-use cairn_common::error::FsError;
-use cairn_common::ids::{Ino, SessionId};
+use cairn_common::attr::{SetAttr, Timestamp};
+use cairn_common::error::{FsError, FsResult};
+use cairn_common::ids::{Epoch, Ino, SessionId};
 use cairn_common::namespace::op::{LockType, OpBody, OpReply};
-use cairn_common::proto::meta::{ClientInfo, DataLease, EventBody, OpenState};
+use cairn_common::proto::meta::{
+    AttachRequest, ClientInfo, DataLease, EventBody, OpenState, SessionKey, TakenUp,
+};
 use cairn_fsd::meta::session::SessionTimes;
 use std::time::Duration;
 
@@ -84,6 +88,49 @@ async fn conflicting_opens_and_looks_recall_the_writer() {
     b.close(ino, 1, 0).await;
     assert_eq!(a.open(ino, true).await.unwrap().lease, DataLease::Cached);
     assert_eq!(server.status().await.sessions[0].open_files, 1);
+}
+
+/// The disk is full, say. The open that needs the data fails, and does not count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mount_that_cannot_store_keeps_what_it_has() {
+    let server = Server::start(patient()).await;
+    let (mut a, mut b) = two(&server).await;
+    let ino = a.create("f", true).await;
+    let (opened, event) = tokio::join!(b.open(ino, true), async {
+        let event = a.event().await;
+        assert!(matches!(event.body, EventBody::Uncache { ino: of, .. } if of == ino));
+        a.refuse(&event, FsError::NoSpace).await.unwrap();
+        event
+    });
+    assert_eq!(opened.unwrap_err(), FsError::NoSpace);
+    assert_eq!(a.refuse(&event, FsError::NoSpace).await, Ok(()), "the answer was lost");
+    assert_eq!(server.status().await.sessions[1].open_files, 0);
+
+    // Whoever looks at it asks again; a data daemon that is away for a while is worth waiting for.
+    let (seen, ()) = tokio::join!(b.getattr(ino), async {
+        let event = a.event().await;
+        assert_eq!(event.body, EventBody::Flush { inos: vec![ino] });
+        a.refuse(&event, FsError::Unavailable).await.unwrap();
+    });
+    assert_eq!(seen.unwrap_err(), FsError::Unavailable);
+    let set = OpBody::SetAttr { ino, set: SetAttr { size: Some(5), ..SetAttr::default() } };
+    let batch = b.batch(vec![set]);
+    let (cut, ()) = tokio::join!(b.send(batch.clone()), async {
+        let event = a.event().await;
+        a.refuse(&event, FsError::Unavailable).await.unwrap();
+    });
+    assert_eq!(cut.unwrap_err(), FsError::Unavailable);
+    let (cut, ()) = tokio::join!(b.send(batch), async {
+        a.expect(EventBody::Flush { inos: vec![ino] }).await;
+        a.expect(EventBody::Invalidate { ino }).await;
+    });
+    cut.unwrap().results.remove(0).unwrap();
+    let (opened, ()) = tokio::join!(b.open(ino, false), async {
+        let event = a.event().await;
+        assert!(matches!(event.body, EventBody::Uncache { .. }));
+        a.acknowledge(&event).await;
+    });
+    assert_eq!(opened.unwrap().attr.size, 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -229,6 +276,74 @@ async fn a_session_is_taken_up_again_only_by_who_opened_it() {
         attach(&a.link, Some(a.session), Vec::new()).await.unwrap();
         server.restart().await;
     }
+}
+
+/// Names the session as it was opened, or the one of its number that was opened then.
+async fn take_up(a: &Mount, opened: Timestamp) -> FsResult<TakenUp> {
+    let request = AttachRequest { session: Some(a.session), client: client_info(), opens: Vec::new() };
+    ask(&a.link, |c| async move { c.take_up(context(), request, Some(opened)).await }).await
+}
+
+/// The session of one that was opened by [`attach`], with all that names it.
+async fn learn(a: &Mount) -> TakenUp {
+    let request = AttachRequest { session: Some(a.session), client: client_info(), opens: Vec::new() };
+    ask(&a.link, |c| async move { c.take_up(context(), request, None).await }).await.unwrap()
+}
+
+async fn end_keyed(server: &Server, session: SessionId, opened: Timestamp) {
+    let key = SessionKey { session, opened };
+    ask(&server.connect(), |c| async move { c.end(context(), key).await }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_of_the_same_number_is_another_if_it_was_opened_at_another_time() {
+    let mut server = Server::start(patient()).await;
+    let a = Mount::new(&server).await;
+    let first = learn(&a).await;
+    let other = first.opened.next();
+    for _ in 0..2 {
+        assert_eq!(take_up(&a, other).await.unwrap_err(), FsError::Evicted);
+        end_keyed(&server, a.session, other).await;
+        a.getattr(Ino::ROOT).await.unwrap();
+        let again = take_up(&a, first.opened).await.unwrap();
+        assert_eq!((again.opened, again.incarnation), (first.opened, first.incarnation));
+        assert!(again.reply.generation > first.reply.generation);
+    }
+    server.restart().await;
+    let later = take_up(&a, first.opened).await.unwrap();
+    assert_eq!((later.reply.session, later.opened), (a.session, first.opened));
+    assert_ne!(later.incarnation, first.incarnation, "another process");
+    for _ in 0..2 {
+        end_keyed(&server, a.session, first.opened).await;
+        assert_eq!(a.getattr(Ino::ROOT).await, Err(FsError::Evicted));
+        assert_eq!(server.status().await.sessions, []);
+    }
+}
+
+/// By number alone would do for this: what the lost history gave is not given again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_start_gives_numbers_of_its_own() {
+    let mut server = Server::start(patient()).await;
+    server.stop().await;
+    let old = copy_of(&server.meta_dir());
+    let mut given = Vec::new();
+    for _ in 0..4 {
+        // Always the same start, by its epoch.
+        std::fs::remove_dir_all(server.meta_dir()).unwrap();
+        std::fs::rename(copy_of(old.path()).keep(), server.meta_dir()).unwrap();
+        server.restart().await;
+        assert_eq!(server.status().await.epoch, Epoch(2));
+        for _ in 0..2 {
+            let a = Mount::new(&server).await;
+            given.push(a.session);
+            a.detach().await.unwrap();
+        }
+        server.stop().await;
+    }
+    assert!(given.chunks(2).all(|pair| pair[1].0 == pair[0].0 + 1), "{given:?}");
+    given.sort_unstable();
+    given.dedup();
+    assert_eq!(given.len(), 8, "{given:?}");
 }
 
 /// Ends a session over a connection that is not its own, as who knows that its mount has died.

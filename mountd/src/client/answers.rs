@@ -2,10 +2,11 @@
 //! and a simulation of the whole does the same.
 
 use super::oplog::{DoesNotFit, OpLog, Refused};
+use cairn_common::attr::Timestamp;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, Seq};
 use cairn_common::limits::OPENS_MAX;
-use cairn_common::proto::meta::{AttachReply, BatchReply, OpenState};
+use cairn_common::proto::meta::{AttachReply, BatchReply, EventBody, OpenState, TakenUp};
 use std::collections::HashSet;
 
 /// After the answer to a batch.
@@ -44,6 +45,37 @@ pub fn opens_to_tell(opened: Vec<Ino>, open: Vec<OpenState>) -> Vec<OpenState> {
     told
 }
 
+/// The answer to an attach.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    pub reply: AttachReply,
+    /// When the session was opened, and the number of the start that answers. `None` from a server that does not tell.
+    pub opened: Option<Timestamp>,
+    pub incarnation: Option<u64>,
+}
+
+impl From<TakenUp> for Taken {
+    fn from(TakenUp { reply, opened, incarnation }: TakenUp) -> Taken {
+        Taken { reply, opened: Some(opened), incarnation: Some(incarnation) }
+    }
+}
+
+impl From<AttachReply> for Taken {
+    fn from(reply: AttachReply) -> Taken {
+        Taken { reply, opened: None, incarnation: None }
+    }
+}
+
+impl Taken {
+    /// True if whoever answered this runs on an older copy of the tables than who answered `before`: each start has a higher
+    /// epoch, so the same one can only be that of the same process. (What a process speaks does not change either.)
+    #[must_use]
+    pub fn is_of_an_old_copy(&self, before: &Taken) -> bool {
+        let (now, then) = (self.reply.epoch, before.reply.epoch);
+        now < then || (now == then && self.incarnation != before.incarnation)
+    }
+}
+
 /// After the answer to an attach of a session that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterAttach {
@@ -67,16 +99,15 @@ pub enum Over {
     TooManyOpen,
 }
 
-/// The server answered an attach of the session of `log`. `generation` is that of the last attach: a server that is
+/// The server answered an attach of the session of `log`. `before` is what the last attach was answered: a server that is
 /// behind it has another history, because its tables were restored from an old copy.
-pub fn attach_answered(
-    log: &mut OpLog,
-    generation: u64,
-    answer: Result<&AttachReply, FsError>,
-) -> AfterAttach {
+pub fn attach_answered(log: &mut OpLog, before: &Taken, answer: Result<&Taken, FsError>) -> AfterAttach {
     match answer {
-        Ok(reply) if reply.generation < generation => AfterAttach::Over(Over::OtherHistory),
-        Ok(reply) if log.reattached(reply.applied, reply.durable) => AfterAttach::GoOn,
+        Ok(taken) if taken.is_of_an_old_copy(before) => AfterAttach::Over(Over::OtherHistory),
+        Ok(Taken { reply, .. }) if reply.generation < before.reply.generation => {
+            AfterAttach::Over(Over::OtherHistory)
+        }
+        Ok(Taken { reply, .. }) if log.reattached(reply.applied, reply.durable) => AfterAttach::GoOn,
         Ok(_) => AfterAttach::Over(Over::OtherHistory),
         Err(FsError::Evicted) => AfterAttach::Over(Over::Evicted),
         Err(FsError::TooBig) => AfterAttach::Over(Over::TooManyOpen),
@@ -111,11 +142,42 @@ pub fn sync_answered(log: &mut OpLog, goes_on: bool, through: Seq, answer: FsRes
     }
 }
 
+/// After a try to do what an event asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterEvent {
+    Acknowledge,
+    /// It can't be done now, and the data stays here.
+    Refuse(FsError),
+    /// To be tried on: this server can't be refused, and evicts in the end.
+    Again,
+    /// This server can't be refused: what could not be stored of the file is lost.
+    GiveUp(Ino, FsError),
+}
+
+/// First version of the protocol in which a mount may refuse.
+const REFUSALS_SINCE: u16 = 5;
+
+/// A try to do what an event asks for has ended. `version`: of the protocol with the server.
+#[must_use]
+pub fn event_done(asked: &EventBody, done: FsResult<()>, version: u16) -> AfterEvent {
+    match (done, asked) {
+        (Ok(()), _) => AfterEvent::Acknowledge,
+        // The others see the file without this data; to its writers it is an error that they have been told.
+        (Err(error), EventBody::Flush { .. }) if !error.is_transient() => AfterEvent::Acknowledge,
+        (Err(error), _) if version >= REFUSALS_SINCE => AfterEvent::Refuse(error),
+        (Err(error), EventBody::Uncache { ino, .. }) if !error.is_transient() => {
+            AfterEvent::GiveUp(*ino, error)
+        }
+        (Err(_), _) => AfterEvent::Again,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
     use super::*;
-    use cairn_common::attr::{Caller, Timestamp};
+    use cairn_common::attr::Caller;
+    use cairn_common::ids::{ClusterId, Epoch, SessionId};
     use cairn_common::namespace::op::{Op, OpBody, OpReply};
 
     /// One operation under way.
@@ -157,6 +219,68 @@ mod tests {
         batch_answered(&mut log, Ok(reply(3, 1)));
         let closed = OpenState { ino: Ino(4), opens: 0, writers: 0 };
         assert_eq!(opens_to_tell(log.opened(), open.clone()), [open[0], closed], "the first is durable");
+    }
+
+    /// What a start of the server answers, of a session of which nothing was applied.
+    fn taken(epoch: u64, incarnation: Option<u64>, generation: u64) -> Taken {
+        let reply = AttachReply {
+            session: SessionId(7),
+            cluster: ClusterId(1),
+            epoch: Epoch(epoch),
+            applied: Seq(0),
+            durable: Seq(0),
+            time: Timestamp::default(),
+            session_timeout_ms: 1,
+            sole: false,
+            generation,
+        };
+        Taken { reply, opened: None, incarnation }
+    }
+
+    fn after(before: &Taken, now: &Taken) -> AfterAttach {
+        attach_answered(&mut log(), before, Ok(now))
+    }
+
+    #[test]
+    fn a_session_goes_on_with_the_same_start_and_with_later_ones() {
+        let before = taken(5, Some(1), 10);
+        for now in [taken(5, Some(1), 10), taken(5, Some(1), 11), taken(6, Some(2), 20), taken(9, None, 20)] {
+            assert_eq!(after(&before, &now), AfterAttach::GoOn, "{now:?}");
+        }
+    }
+
+    /// Also if all else fits: that it counts on from higher numbers is mere chance.
+    #[test]
+    fn the_same_epoch_of_another_start_is_another_history() {
+        let other = AfterAttach::Over(Over::OtherHistory);
+        let before = taken(5, Some(1), 10);
+        for now in [taken(5, Some(2), 11), taken(4, Some(2), 11), taken(5, None, 11), taken(5, Some(1), 9)] {
+            assert_eq!(after(&before, &now), other, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn of_a_server_that_does_not_tell_its_start_the_generation_decides() {
+        let before = taken(5, None, 10);
+        assert_eq!(after(&before, &taken(5, None, 11)), AfterAttach::GoOn);
+        assert_eq!(after(&before, &taken(5, None, 9)), AfterAttach::Over(Over::OtherHistory));
+        let newer = taken(5, Some(1), 11);
+        assert_eq!(after(&before, &newer), AfterAttach::Over(Over::OtherHistory), "it is another process");
+    }
+
+    #[test]
+    fn what_cannot_be_given_back_is_refused_where_that_is_known() {
+        let uncache = EventBody::Uncache { ino: Ino(7), generation: 1 };
+        let flush = EventBody::Flush { inos: vec![Ino(7)] };
+        assert_eq!(event_done(&uncache, Ok(()), 5), AfterEvent::Acknowledge);
+        let (full, away) = (FsError::NoSpace, FsError::Unavailable);
+        assert_eq!(event_done(&uncache, Err(full), 5), AfterEvent::Refuse(full));
+        assert_eq!(event_done(&uncache, Err(away), 5), AfterEvent::Refuse(away));
+        assert_eq!(event_done(&uncache, Err(full), 4), AfterEvent::GiveUp(Ino(7), full));
+        assert_eq!(event_done(&uncache, Err(away), 4), AfterEvent::Again);
+        assert_eq!(event_done(&flush, Err(full), 5), AfterEvent::Acknowledge, "others see what is stored");
+        assert_eq!(event_done(&flush, Err(away), 5), AfterEvent::Refuse(away));
+        assert_eq!(event_done(&flush, Err(away), 4), AfterEvent::Again);
     }
 
     #[test]

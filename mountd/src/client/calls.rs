@@ -2,6 +2,7 @@
 //! call to the server goes through.
 
 use super::silence::Silence;
+use cairn_common::attr::Timestamp;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Epoch, SessionId};
 use cairn_common::proto::meta::MetaStub;
@@ -23,6 +24,8 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 pub struct Attached {
     pub live: Live<MetaStub>,
     pub session: SessionId,
+    /// When it was opened, if the server tells.
+    pub opened: Option<Timestamp>,
     pub epoch: Epoch,
 }
 
@@ -134,6 +137,18 @@ impl Calls {
         F: Fn(MetaStub, SessionId) -> Fut,
         Fut: Future<Output = Result<FsResult<T>, RpcError>>,
     {
+        self.call_attached(|attached: Attached| make(attached.client(), attached.session)).await
+    }
+
+    /// The same for calls that differ with what the server speaks.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn call_attached<T, F, Fut>(&self, make: F) -> FsResult<T>
+    where
+        F: Fn(Attached) -> Fut,
+        Fut: Future<Output = Result<FsResult<T>, RpcError>>,
+    {
         self.bounded(self.call_hard(make)).await
     }
 
@@ -153,12 +168,12 @@ impl Calls {
 
     async fn call_hard<T, F, Fut>(&self, make: F) -> FsResult<T>
     where
-        F: Fn(MetaStub, SessionId) -> Fut,
+        F: Fn(Attached) -> Fut,
         Fut: Future<Output = Result<FsResult<T>, RpcError>>,
     {
         loop {
             let attached = self.attached().await?;
-            let answer = make(attached.client(), attached.session).await;
+            let answer = make(attached.clone()).await;
             if answer.is_ok() {
                 self.heard();
             }
@@ -230,7 +245,7 @@ mod tests {
         let link = Reconnecting::new(options, MetaStub::from);
         let calls = Calls::new(link, Some(Duration::from_secs(20)));
         let live = calls.link.get().await.unwrap();
-        let attached = Attached { live, session: SessionId(1), epoch: Epoch(1) };
+        let attached = Attached { live, session: SessionId(1), opened: None, epoch: Epoch(1) };
         calls.state.send_replace(State::Attached(attached));
 
         assert_eq!(getxattr(&calls, FRAME_HEADER_MAX / 2).await, Err(FsError::Io), "answer too large");
@@ -238,6 +253,25 @@ mod tests {
         assert_eq!(getxattr(&calls, 3).await.unwrap().len(), 6);
         assert!(matches!(&*calls.state.borrow(), State::Attached(_)));
         assert_eq!(calls.link.get().await.unwrap().generation(), 1);
+        assert_eq!(calls.patience(), Some(Duration::from_secs(20)), "the server is heard");
         shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_soft_call_has_an_end_and_a_hard_one_has_none() {
+        let limit = Duration::from_millis(50);
+        for (timeout, longest) in [(Some(limit), 400 * limit), (None, 4 * limit)] {
+            // Nobody takes the session up.
+            let identity = Identity::new(ServiceKind::Meta, ClusterId(1), "test client");
+            let options = ConnectOptions::new(vec!["127.0.0.1:1".parse().unwrap()], 0, identity);
+            let calls = Calls::new(Reconnecting::new(options, MetaStub::from), timeout);
+            let begun = Instant::now();
+            let answer = tokio::time::timeout(longest, getxattr(&calls, 3)).await.ok();
+            assert_eq!(answer, timeout.map(|_| Err(FsError::TimedOut)));
+            assert!(begun.elapsed() >= limit);
+            // Once there never will be one, it is told at once.
+            calls.state.send_replace(State::Ended);
+            assert_eq!(getxattr(&calls, 3).await, Err(FsError::Evicted));
+        }
     }
 }

@@ -6,7 +6,9 @@ pub mod calls;
 pub mod clock;
 pub mod closes;
 pub mod data;
+mod events;
 pub mod inos;
+mod keyed;
 mod neighbours;
 pub mod nodes;
 pub mod oplog;
@@ -150,12 +152,16 @@ pub trait DataClient: Send + Sync + 'static {
 }
 
 /// What the server asks of this mount; called by the session's event task, each call in a task of
-/// its own, and acknowledged when it returns.
+/// its own, and acknowledged when it returns, or refused with the error that it returns.
 pub trait EventSink: Send + Sync + 'static {
     /// Commit all dirty data of these files.
-    fn flush(&self, inos: Vec<Ino>) -> impl Future<Output = ()> + Send;
-    /// Commit dirty data, drop what is cached here and in the kernel; the file is shared from now on.
-    fn uncache(&self, ino: Ino, generation: u64) -> impl Future<Output = ()> + Send;
+    fn flush(&self, inos: Vec<Ino>) -> impl Future<Output = FsResult<()>> + Send;
+    /// Commit dirty data, drop what is cached here and in the kernel; the file is shared from now on. With an error the data
+    /// stays here, and is stored as soon as that is possible.
+    fn uncache(&self, ino: Ino, generation: u64) -> impl Future<Output = FsResult<()>> + Send;
+    /// A server that cannot be refused has its way: what is dirty is lost, and told. Stored later, it would lie over what
+    /// others have written since.
+    fn give_up(&self, ino: Ino, error: FsError);
     /// Drop what is cached here and in the kernel: another mount changed the file.
     fn invalidate(&self, ino: Ino) -> impl Future<Output = ()> + Send;
     fn lock_released(&self, ino: Ino);

@@ -1,12 +1,14 @@
 //! Ends the sessions of mounts that died on this machine, so that nobody has to wait for them. What a life
 //! file proves is told in [`crate::life`].
 
-use super::calls::{CALL_DEADLINE, Calls};
+use super::calls::{Attached, Calls};
+use super::keyed;
 use crate::life::{Dead, LifeFiles};
+use cairn_common::attr::Timestamp;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{ClusterId, SessionId};
 use cairn_common::proto::meta::MetaStub;
-use cairn_common::rpc::{Live, context_within, fs_error};
+use cairn_common::rpc::{Live, fs_error};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +18,8 @@ const LOOKS: [Duration; 3] =
 
 /// Before a session is opened, which might have to wait for them.
 pub async fn end_before(files: &LifeFiles, live: &Live<MetaStub>) {
-    let end = |session| async move {
-        live.detach(context_within(CALL_DEADLINE), session).await.map_err(|error| fs_error(&error))?
+    let end = |session, opened| async move {
+        keyed::end(live, session, opened).await.map_err(|error| fs_error(&error))?
     };
     end_dead(files, live.peer().cluster, end).await;
 }
@@ -29,7 +31,7 @@ pub async fn end_always(files: LifeFiles, calls: Arc<Calls>, cluster: ClusterId)
     loop {
         for pause in LOOKS {
             tokio::time::sleep(pause).await;
-            end_dead(&files, cluster, |session| end_over(&calls, session)).await;
+            end_dead(&files, cluster, |session, opened| end_over(&calls, session, opened)).await;
         }
         if let Err(error) = watch.closed().await {
             tracing::debug!(%error, "deaths of other mounts are not seen any more");
@@ -39,11 +41,10 @@ pub async fn end_always(files: LifeFiles, calls: Arc<Calls>, cluster: ClusterId)
 }
 
 /// However long the server is away: nobody else may come by to try again.
-async fn end_over(calls: &Calls, session: SessionId) -> FsResult<()> {
+async fn end_over(calls: &Calls, session: SessionId, opened: Option<Timestamp>) -> FsResult<()> {
     loop {
-        let end =
-            |client: MetaStub, _| async move { client.detach(context_within(CALL_DEADLINE), session).await };
-        match calls.call(end).await {
+        let end = |own: Attached| async move { keyed::end(&own.live, session, opened).await };
+        match calls.call_attached(end).await {
             Err(FsError::TimedOut) => {}
             answer => return answer,
         }
@@ -55,12 +56,12 @@ async fn end_over(calls: &Calls, session: SessionId) -> FsResult<()> {
 async fn end_dead<F: Future<Output = FsResult<()>>>(
     files: &LifeFiles,
     cluster: ClusterId,
-    end: impl Fn(SessionId) -> F,
+    end: impl Fn(SessionId, Option<Timestamp>) -> F,
 ) {
     let looking = files.clone();
     let found = tokio::task::spawn_blocking(move || looking.dead(cluster)).await;
     for dead in found.unwrap_or_default() {
-        match end(dead.session).await {
+        match end(dead.session, dead.opened).await {
             Ok(()) => ended(dead),
             // What keeps one from being ended keeps all.
             Err(error) => {

@@ -6,12 +6,15 @@
 //! ends the sessions of mounts that die beside this one.
 
 use super::answers::{
-    AfterAttach, AfterBatch, AfterSync, Over, attach_answered, batch_answered, opens_to_tell, sync_answered,
+    AfterAttach, AfterBatch, AfterSync, Over, Taken, attach_answered, batch_answered, opens_to_tell,
+    sync_answered,
 };
 use super::calls::{Attached, CALL_DEADLINE, Calls, State};
 use super::clock::ServerClock;
 use super::closes::CloseQueue;
+use super::events;
 use super::inos::InoPool;
+use super::keyed;
 use super::neighbours;
 use super::nodes::room;
 use super::oplog::{OpLog, Refused};
@@ -40,8 +43,6 @@ use tokio_util::task::TaskTracker;
 
 /// How long the server holds a call for events that has nothing to tell.
 const EVENTS_WAIT: Duration = Duration::from_secs(15);
-/// Longest wait for the answer to an attach: the server may have to wait for another mount first.
-const ATTACH_DEADLINE: Duration = CALL_DEADLINE;
 /// Operations kept for replay before the log is made durable on purpose.
 const LOG_BOUND: usize = 32_768;
 /// How long the server has to hear that a session ends, of which nothing is left to do.
@@ -56,8 +57,6 @@ pub struct Session {
     calls: Arc<Calls>,
     client: ClientInfo,
     id: AtomicU64,
-    /// The start of the metadata daemon that was met last.
-    epoch: AtomicU64,
     clock: ServerClock,
     log: Mutex<OpLog>,
     /// The log has something to send.
@@ -69,9 +68,9 @@ pub struct Session {
     closes: Arc<CloseQueue>,
     /// The answer to the first attach.
     first: AttachReply,
-    /// Generation of the last attach. A server that is behind it has another history: its tables were restored from an
+    /// The answer to the last one. A server that is behind it has another history: its tables were restored from an
     /// old copy, and what it counts from now on says nothing beside what was counted before.
-    generation: AtomicU64,
+    last: Mutex<Taken>,
     /// Proves the death of this process to those who come after it.
     life: OwnLife,
     cancel: CancellationToken,
@@ -118,16 +117,16 @@ impl Session {
         // The server answers when the mounts it knows have been told of one more: of one that died elsewhere
         // without a word it has to wait until its session is over.
         let request = AttachRequest { session: None, client: client.clone(), opens: Vec::new() };
-        let first = attach(&live, request, &clock).await?;
+        let taken = attach(&live, request, None, &clock).await?;
+        let first = taken.reply.clone();
         let life = OwnLife::new(files);
-        life.is_for(first.cluster, first.session);
+        life.is_for(first.cluster, first.session, taken.opened);
         let calls = Arc::new(Calls::new(link, timeout));
-        calls.state.send_replace(State::Attached(attached_of(&live, &first)));
+        calls.state.send_replace(State::Attached(attached_of(&live, &taken)));
         Ok(Arc::new(Session {
             calls,
             client,
             id: AtomicU64::new(first.session.0),
-            epoch: AtomicU64::new(first.epoch.0),
             clock,
             log: Mutex::default(),
             queued: Notify::new(),
@@ -135,7 +134,7 @@ impl Session {
             syncs: Arc::default(),
             inos: InoPool::default(),
             closes: Arc::default(),
-            generation: AtomicU64::new(first.generation),
+            last: Mutex::new(taken),
             first,
             life,
             cancel: CancellationToken::new(),
@@ -207,7 +206,8 @@ impl Session {
         let State::Attached(attached) = self.calls.state.borrow().clone() else {
             return Err(FsError::Unavailable);
         };
-        attached.client().detach(context(), attached.session).await.map_err(|error| fs_error(&error))?
+        let ended = keyed::end(&attached.live, attached.session, attached.opened).await;
+        ended.map_err(|error| fs_error(&error))?
     }
 
     /// The cluster map, if it is newer than `known`.
@@ -250,23 +250,22 @@ impl Session {
     async fn reattach<S: EventSink>(&self, live: &Live<MetaStub>, sink: &S) -> FsResult<Attached> {
         let opens = self.opens_without_closes(sink);
         let request = AttachRequest { session: Some(self.session()), client: self.client.clone(), opens };
-        let answer = attach(live, request, &self.clock).await;
-        let known = self.generation.load(Ordering::Acquire);
-        let after = attach_answered(&mut self.log.lock(), known, answer.as_ref().map_err(|error| *error));
+        let before = self.last.lock().clone();
+        let answer = attach(live, request, before.opened, &self.clock).await;
+        let after = attach_answered(&mut self.log.lock(), &before, answer.as_ref().map_err(|error| *error));
         match after {
             AfterAttach::GoOn => {
-                let reply = answer?;
-                self.note_epoch(reply.epoch);
-                self.generation.store(reply.generation, Ordering::Release);
-                self.passed.send_replace(Passed::new(reply.session, reply.applied));
-                self.tell_sharing(&reply, sink).await;
-                Ok(attached_of(live, &reply))
+                let taken = answer?;
+                self.met(&taken);
+                self.passed.send_replace(Passed::new(taken.reply.session, taken.reply.applied));
+                self.tell_sharing(&taken.reply, sink).await;
+                Ok(attached_of(live, &taken))
             }
             AfterAttach::Over(why) => {
                 report_over(why);
                 if why == Over::OtherHistory {
                     // Who waits for it need not wait for its time-out, which ends it in any case.
-                    let _ = live.detach(context(), self.session()).await;
+                    let _ = keyed::end(live, self.session(), before.opened).await;
                 }
                 self.start_anew(live, sink).await
             }
@@ -286,27 +285,27 @@ impl Session {
         self.inos.clear();
         self.closes.clear();
         let request = AttachRequest { session: None, client: self.client.clone(), opens: Vec::new() };
-        let reply = attach(live, request, &self.clock).await?;
-        self.note_epoch(reply.epoch);
-        self.life.is_for(reply.cluster, reply.session);
+        let taken = attach(live, request, None, &self.clock).await?;
+        self.met(&taken);
+        let reply = &taken.reply;
+        self.life.is_for(reply.cluster, reply.session, taken.opened);
         self.id.store(reply.session.0, Ordering::Release);
-        self.generation.store(reply.generation, Ordering::Release);
         self.passed.send_replace(Passed::new(reply.session, Seq(0)));
         // Whatever others did since the old session ended was not told here.
         sink.shared(reply.generation).await;
-        self.tell_sharing(&reply, sink).await;
-        Ok(attached_of(live, &reply))
+        self.tell_sharing(reply, sink).await;
+        Ok(attached_of(live, &taken))
     }
 
-    /// Each start of the metadata daemon has a higher number, which is in its directory.
-    fn note_epoch(&self, epoch: Epoch) {
-        let before = self.epoch.swap(epoch.0, Ordering::AcqRel);
-        if epoch.0 < before {
+    /// The session goes on from what this start of the metadata daemon has answered.
+    fn met(&self, taken: &Taken) {
+        let before = std::mem::replace(&mut *self.last.lock(), taken.clone());
+        if taken.is_of_an_old_copy(&before) {
             tracing::error!(
                 target: "cairn",
-                "the metadata daemon has started for the {}th time, after it had for the {before}th: it runs on an old copy of \
-                 its directory, and what changed since is lost. Put the newest copy back, or unmount here and mount again",
-                epoch.0
+                "start {} of the metadata daemon came after its start {}: it runs on an old copy of its directory, and \
+                 what changed since is lost. Put the newest copy back, or unmount here and mount again",
+                taken.reply.epoch, before.reply.epoch
             );
         }
     }
@@ -468,21 +467,11 @@ impl Session {
         // Not in this task: a flush may take long, and what comes after it must not wait for it.
         self.spawn_work(async move {
             match event.body {
-                EventBody::Flush { inos } => sink.flush(inos).await,
-                EventBody::Uncache { ino, generation } => sink.uncache(ino, generation).await,
-                EventBody::Invalidate { ino } => sink.invalidate(ino).await,
-                EventBody::Shared { generation } => {
-                    sink.shared(generation).await;
-                    Arc::clone(&sink).hand_over_locks().await;
-                }
                 EventBody::LockReleased { ino } => return sink.lock_released(ino),
                 EventBody::Sole { generation } => return sink.sole(generation),
+                _ => {}
             }
-            // Over new connections, too, as long as it takes: the event has arrived, so the server does not
-            // send it again, and it evicts who never acknowledges.
-            let acknowledge =
-                |client: MetaStub, id| async move { client.acknowledge(context(), id, event.id).await };
-            while session.calls.call(acknowledge).await == Err(FsError::TimedOut) {}
+            events::carry_out(&session.calls, &event, &sink).await;
         });
     }
 
@@ -550,15 +539,21 @@ fn report_refused(refused: &Refused) {
     );
 }
 
-async fn attach(live: &Live<MetaStub>, request: AttachRequest, clock: &ServerClock) -> FsResult<AttachReply> {
+async fn attach(
+    live: &Live<MetaStub>,
+    request: AttachRequest,
+    opened: Option<Timestamp>,
+    clock: &ServerClock,
+) -> FsResult<Taken> {
     let sent = SystemTime::now();
-    let reply = live.attach(context_within(ATTACH_DEADLINE), request).await.map_err(|e| fs_error(&e))??;
-    clock.learn(sent, SystemTime::now(), reply.time);
-    Ok(reply)
+    let taken = keyed::take_up(live, request, opened).await.map_err(|e| fs_error(&e))??;
+    clock.learn(sent, SystemTime::now(), taken.reply.time);
+    Ok(taken)
 }
 
-fn attached_of(live: &Live<MetaStub>, reply: &AttachReply) -> Attached {
-    Attached { live: live.clone(), session: reply.session, epoch: reply.epoch }
+fn attached_of(live: &Live<MetaStub>, taken: &Taken) -> Attached {
+    let Taken { reply, opened, .. } = taken;
+    Attached { live: live.clone(), session: reply.session, opened: *opened, epoch: reply.epoch }
 }
 
 fn context() -> tarpc::context::Context {

@@ -5,12 +5,18 @@ use super::*;
 use crate::life::{BootId, Held};
 use cairn_common::ids::ClusterId;
 use cairn_common::namespace::op::OpReply;
-use cairn_common::proto::meta::{BatchReply, MetaServiceRequest as Asked, MetaServiceResponse as Answer};
+use cairn_common::proto::meta::{
+    BatchReply, MetaServiceRequest as Asked, MetaServiceResponse as Answer, TakenUp,
+};
+use cairn_common::proto::version;
 use cairn_common::rpc::{ConnectOptions, Peer, ServeOptions, serve};
-use cairn_common::wire::hello::{Identity, ServiceKind};
+use cairn_common::wire::hello::{Hello, Identity, ServiceKind};
 use std::future::pending;
 use tarpc::server::InFlightRequest;
 use tokio::net::TcpListener;
+
+/// When the server opened each of its sessions.
+const OPENED: Timestamp = Timestamp { secs: 5, nanos: 6 };
 
 /// Ends each session with its connection, and never answers a `sync` of the first one.
 #[derive(Default)]
@@ -20,6 +26,10 @@ struct Forgetful {
     /// Sessions that were opened (by their numbers) and ended (negative), in order.
     history: Mutex<Vec<i64>>,
     detach_fails: bool,
+    /// It speaks version 4, and knows no newer calls.
+    is_old: bool,
+    /// When those that were ended had been opened, as far as it was told.
+    ended_of: Mutex<Vec<Option<Timestamp>>>,
     /// Keeps sessions; each attach is answered with the next of these generations.
     generations: Mutex<Vec<u64>>,
     /// Batches are answered while this is not held.
@@ -55,10 +65,19 @@ impl Forgetful {
         })
     }
 
-    fn detach(&self, session: SessionId) -> FsResult<()> {
+    /// All of one start, whatever its generations say.
+    fn take_up(&self, request: &AttachRequest, opened: Option<Timestamp>) -> FsResult<TakenUp> {
+        if self.is_old || opened != request.session.map(|_| OPENED) {
+            return Err(FsError::Invalid);
+        }
+        Ok(TakenUp { reply: self.attach(request)?, opened: OPENED, incarnation: 9 })
+    }
+
+    fn end(&self, session: SessionId, opened: Option<Timestamp>) -> FsResult<()> {
         if self.detach_fails {
             return Err(FsError::Io);
         }
+        self.ended_of.lock().push(opened);
         self.history.lock().push(-number(session));
         Ok(())
     }
@@ -66,7 +85,10 @@ impl Forgetful {
     async fn answer(&self, asked: Asked) -> Answer {
         match asked {
             Asked::Attach { request } => Answer::Attach(self.attach(&request)),
-            Asked::Detach { session } => Answer::Detach(self.detach(session)),
+            Asked::Detach { session } => Answer::Detach(self.end(session, None)),
+            Asked::TakeUp { request, opened } => Answer::TakeUp(self.take_up(&request, opened)),
+            Asked::End { .. } if self.is_old => Answer::End(Err(FsError::Invalid)),
+            Asked::End { key } => Answer::End(self.end(key.session, Some(key.opened))),
             Asked::Apply { batch } => {
                 let _free = self.held.lock().await;
                 self.applied.fetch_add(batch.ops.len() as u64, Ordering::SeqCst);
@@ -98,8 +120,13 @@ fn number(session: SessionId) -> i64 {
 struct NoSink;
 
 impl EventSink for NoSink {
-    async fn flush(&self, _: Vec<Ino>) {}
-    async fn uncache(&self, _: Ino, _: u64) {}
+    async fn flush(&self, _: Vec<Ino>) -> FsResult<()> {
+        Ok(())
+    }
+    async fn uncache(&self, _: Ino, _: u64) -> FsResult<()> {
+        Ok(())
+    }
+    fn give_up(&self, _: Ino, _: FsError) {}
     async fn invalidate(&self, _: Ino) {}
     fn lock_released(&self, _: Ino) {}
     async fn shared(&self, _: u64) {}
@@ -123,6 +150,7 @@ async fn patient_session(
 ) -> Arc<Session> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+    let newest = if server.is_old { 4 } else { version::NEWEST };
     let handle = move |request: InFlightRequest<Asked, Answer>| {
         let server = Arc::clone(&server);
         async move {
@@ -130,7 +158,8 @@ async fn patient_session(
             request.execute(answer).await;
         }
     };
-    let identity = Identity::new(ServiceKind::Meta, ClusterId(1), "test server");
+    let hello = Hello { newest, ..Hello::new(ServiceKind::Meta, ClusterId(1), "test server") };
+    let identity = Identity::saying(hello);
     tokio::spawn(serve(listener, ServeOptions::new(identity), shutdown, move |_: Peer| handle.clone()));
     let identity = Identity::new(ServiceKind::Meta, ClusterId(1), "test client");
     let link = Reconnecting::new(ConnectOptions::new(vec![address], 0, identity), MetaStub::from);
@@ -174,7 +203,11 @@ impl RunDir {
     }
 
     fn mount(&self, session: u64) -> Held {
-        self.files.hold(ClusterId(1), SessionId(session)).unwrap()
+        self.mount_opened(session, Some(OPENED))
+    }
+
+    fn mount_opened(&self, session: u64, opened: Option<Timestamp>) -> Held {
+        self.files.hold(ClusterId(1), SessionId(session), opened).unwrap()
     }
 
     /// Sessions that have a file.
@@ -222,6 +255,45 @@ async fn what_dies_beside_a_mount_is_ended_at_once() {
     }
     eventually(|| run.sessions() == [1]).await;
     shutdown.cancel();
+}
+
+/// Before its own session, those that died before; then one beside it; then its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_ended_by_its_number_and_the_time_of_its_opening() {
+    for (is_old, expected) in
+        [(false, vec![Some(OPENED), None, Some(OPENED), Some(OPENED)]), (true, vec![None; 4])]
+    {
+        let run = RunDir::new();
+        drop((run.mount(70), run.mount_opened(71, None)));
+        let beside = run.mount(72);
+        let (server, shutdown) =
+            (Arc::new(Forgetful { is_old, ..Forgetful::default() }), CancellationToken::new());
+        let session = session_with(Arc::clone(&server), shutdown.clone(), run.files.clone()).await;
+        drop(beside);
+        eventually(|| server.ended_of.lock().len() == 3).await;
+        session.end(Duration::from_secs(20)).await.unwrap();
+        let mut ended = server.ended_of.lock().clone();
+        // The directory is read in any order.
+        ended[..2].sort_unstable_by_key(Option::is_none);
+        assert_eq!(ended, expected, "old: {is_old}");
+        shutdown.cancel();
+    }
+}
+
+/// So that the next mount names the session as the server did.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_life_file_says_when_the_session_was_opened() {
+    for (is_old, opened) in [(false, Some(OPENED)), (true, None)] {
+        let run = RunDir::new();
+        let server = Arc::new(Forgetful { is_old, detach_fails: true, ..Forgetful::default() });
+        let shutdown = CancellationToken::new();
+        let session = session_with(server, shutdown.clone(), run.files.clone()).await;
+        session.end(Duration::from_secs(20)).await.unwrap_err();
+        drop(session);
+        let found = run.files.dead(ClusterId(1));
+        assert_eq!((found[0].session, found[0].opened), (SessionId(1), opened));
+        shutdown.cancel();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -287,7 +359,7 @@ async fn a_server_that_went_back_is_not_gone_on_with() {
     session.calls.broken(&session.calls.attached().await.unwrap());
     eventually(|| session.session() == SessionId(2)).await;
     assert_eq!(*server.history.lock(), [1, -1, 2], "the old one is ended");
-    assert_eq!(session.generation.load(Ordering::SeqCst), 5);
+    assert_eq!(session.last.lock().reply.generation, 5);
     shutdown.cancel();
 }
 

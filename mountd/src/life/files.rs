@@ -6,6 +6,7 @@ use super::judge::{self, Named, TEMPORARY, Verdict, judge, named};
 use super::place;
 use super::record::{BootId, LifeRecord, RECORD_MAX};
 use super::watch::Watch;
+use cairn_common::attr::Timestamp;
 use cairn_common::ids::{ClusterId, SessionId};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -52,6 +53,8 @@ pub struct Held {
 #[derive(Debug)]
 pub struct Dead {
     pub session: SessionId,
+    /// When it was opened, if its server told.
+    pub opened: Option<Timestamp>,
     /// For people: what was mounted where.
     pub about: String,
     file: Held,
@@ -85,11 +88,11 @@ impl LifeFiles {
         LifeFiles { place: None }
     }
 
-    /// Makes and locks the life file of a session that was just opened.
+    /// Makes and locks the life file of a session that was just opened, then if that is known.
     #[must_use]
-    pub fn hold(&self, cluster: ClusterId, session: SessionId) -> Option<Held> {
+    pub fn hold(&self, cluster: ClusterId, session: SessionId, opened: Option<Timestamp>) -> Option<Held> {
         let place = self.place.as_ref()?;
-        match place.make(cluster, session) {
+        match place.make(cluster, session, opened) {
             Ok(held) => Some(held),
             Err(error) => {
                 tracing::warn!(
@@ -124,8 +127,8 @@ impl LifeFiles {
 }
 
 impl Place {
-    fn make(&self, cluster: ClusterId, session: SessionId) -> io::Result<Held> {
-        let record = LifeRecord { cluster, session, boot: self.boot, about: self.about.clone() };
+    fn make(&self, cluster: ClusterId, session: SessionId, opened: Option<Timestamp>) -> io::Result<Held> {
+        let record = LifeRecord { cluster, session, opened, boot: self.boot, about: self.about.clone() };
         let name = judge::name(cluster, session);
         let (path, temporary) = (self.dir.join(&name), self.dir.join(name + TEMPORARY));
         for _ in 0..TRIES {
@@ -179,7 +182,7 @@ impl Place {
         let mut bytes = Vec::new();
         (&file._lock).take(RECORD_MAX as u64 + 1).read_to_end(&mut bytes)?;
         match judge(&bytes, cluster, session, self.boot) {
-            Verdict::Dead { about } => Ok(Some(Dead { session, about, file })),
+            Verdict::Dead { opened, about } => Ok(Some(Dead { session, opened, about, file })),
             Verdict::Stale => file.remove().map(|()| None),
             Verdict::Damaged(why) => Err(io::Error::other(why)),
         }

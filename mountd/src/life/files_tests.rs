@@ -10,6 +10,7 @@ const OTHER: ClusterId = ClusterId(6);
 const A: SessionId = SessionId(1);
 const B: SessionId = SessionId(2);
 const BOOT: BootId = BootId(9);
+const OPENED: Option<Timestamp> = Some(Timestamp { secs: 3, nanos: 4 });
 
 fn files(dir: &TempDir) -> LifeFiles {
     LifeFiles::at(dir.path().to_owned(), BOOT, "m:/ at /mnt".into())
@@ -32,12 +33,13 @@ fn names(dir: &TempDir) -> Vec<String> {
 fn a_mount_that_lives_is_not_found_and_a_dead_one_is() {
     let dir = TempDir::new().unwrap();
     let files = files(&dir);
-    let (a, b) = (files.hold(CLUSTER, A).unwrap(), files.hold(CLUSTER, B).unwrap());
+    let (a, b) = (files.hold(CLUSTER, A, OPENED).unwrap(), files.hold(CLUSTER, B, OPENED).unwrap());
     assert_eq!(dead(&files), []);
     // As the kernel does it for a process that was killed.
     drop(a);
     let found = files.dead(CLUSTER);
-    assert_eq!((found[0].session, found[0].about.as_str()), (A, "m:/ at /mnt"));
+    let dead = &found[0];
+    assert_eq!((dead.session, dead.opened, dead.about.as_str()), (A, OPENED, "m:/ at /mnt"));
     assert_eq!(names(&dir).len(), 2, "stays until the session is ended");
     found.into_iter().for_each(|dead| dead.remove().unwrap());
     assert_eq!(names(&dir), [judge::name(CLUSTER, B)]);
@@ -48,7 +50,7 @@ fn a_mount_that_lives_is_not_found_and_a_dead_one_is() {
 #[test]
 fn a_file_is_for_its_owner_only() {
     let dir = TempDir::new().unwrap();
-    let held = files(&dir).hold(CLUSTER, A).unwrap();
+    let held = files(&dir).hold(CLUSTER, A, OPENED).unwrap();
     assert_eq!(held.path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
     assert!(rustix::io::fcntl_getfd(&held._lock).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
 }
@@ -57,7 +59,7 @@ fn a_file_is_for_its_owner_only() {
 fn two_that_look_at_once_do_not_find_the_same() {
     let dir = TempDir::new().unwrap();
     let files = files(&dir);
-    drop(files.hold(CLUSTER, A));
+    drop(files.hold(CLUSTER, A, OPENED));
     let first = files.dead(CLUSTER);
     assert_eq!(first.len(), 1);
     assert_eq!(dead(&files), []);
@@ -76,7 +78,7 @@ fn two_that_look_at_once_do_not_find_the_same() {
 fn sessions_of_another_cluster_are_left() {
     let dir = TempDir::new().unwrap();
     let files = files(&dir);
-    drop(files.hold(OTHER, A));
+    drop(files.hold(OTHER, A, OPENED));
     assert_eq!(dead(&files), []);
     assert_eq!(names(&dir), [judge::name(OTHER, A)]);
     assert_eq!(files.dead(OTHER).len(), 1);
@@ -85,7 +87,7 @@ fn sessions_of_another_cluster_are_left() {
 #[test]
 fn files_of_an_earlier_boot_are_removed_and_end_nothing() {
     let dir = TempDir::new().unwrap();
-    drop(LifeFiles::at(dir.path().to_owned(), BootId(8), String::new()).hold(CLUSTER, A));
+    drop(LifeFiles::at(dir.path().to_owned(), BootId(8), String::new()).hold(CLUSTER, A, OPENED));
     assert_eq!(dead(&files(&dir)), []);
     assert_eq!(names(&dir), [""; 0]);
 }
@@ -94,7 +96,7 @@ fn files_of_an_earlier_boot_are_removed_and_end_nothing() {
 fn damaged_and_foreign_files_are_left_alone() {
     let dir = TempDir::new().unwrap();
     let files = files(&dir);
-    drop(files.hold(CLUSTER, A));
+    drop(files.hold(CLUSTER, A, OPENED));
     let damaged = judge::name(CLUSTER, B);
     std::fs::write(dir.path().join(&damaged), "not what it should be").unwrap();
     let long = judge::name(CLUSTER, SessionId(3));
@@ -137,7 +139,7 @@ fn making_and_looking_at_once() {
                 assert_eq!(dead(&looker), []);
             }
         });
-        let held: Vec<Held> = (0..300).map(|n| maker.hold(CLUSTER, SessionId(n)).unwrap()).collect();
+        let held: Vec<Held> = (0..300).map(|n| maker.hold(CLUSTER, SessionId(n), OPENED).unwrap()).collect();
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         looking.join().unwrap();
         assert_eq!(names(&dir).len(), held.len());
@@ -147,10 +149,10 @@ fn making_and_looking_at_once() {
 #[test]
 fn without_a_place_nothing_happens() {
     let none = LifeFiles::none();
-    assert!(none.hold(CLUSTER, A).is_none() && none.watch().is_none());
+    assert!(none.hold(CLUSTER, A, OPENED).is_none() && none.watch().is_none());
     assert_eq!(dead(&none), []);
     let missing = LifeFiles::at("/nowhere/at/all".into(), BOOT, String::new());
-    assert!(missing.hold(CLUSTER, A).is_none() && missing.watch().is_none());
+    assert!(missing.hold(CLUSTER, A, OPENED).is_none() && missing.watch().is_none());
     assert_eq!(dead(&missing), []);
 }
 
@@ -159,7 +161,7 @@ async fn the_watch_tells_of_a_death_and_of_nothing_else() {
     let dir = TempDir::new().unwrap();
     let files = files(&dir);
     let mut watch = files.watch().unwrap();
-    let held = files.hold(CLUSTER, A).unwrap();
+    let held = files.hold(CLUSTER, A, OPENED).unwrap();
     assert_eq!(dead(&files), []);
     let short = std::time::Duration::from_millis(50);
     assert!(tokio::time::timeout(short, watch.closed()).await.is_err(), "making and looking are no deaths");

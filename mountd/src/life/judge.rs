@@ -1,6 +1,7 @@
 //! What a file in the run directory means, decided without touching one.
 
 use super::record::{BootId, LifeRecord};
+use cairn_common::attr::Timestamp;
 use cairn_common::ids::{ClusterId, SessionId};
 
 /// How names of life files begin.
@@ -49,7 +50,7 @@ fn parse(text: &str) -> Option<(ClusterId, SessionId)> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Its mount is dead: end the session, then remove the file.
-    Dead { about: String },
+    Dead { opened: Option<Timestamp>, about: String },
     /// It is of an earlier run of this kernel, or of another machine: no proof of anything any more.
     Stale,
     /// Left alone; says why.
@@ -67,7 +68,7 @@ pub fn judge(bytes: &[u8], cluster: ClusterId, session: SessionId, boot: BootId)
         // An unlocked file proves a death only to the kernel that had it locked: the directory may have outlived
         // a restart, or be shared with another machine.
         Ok(record) if record.boot != boot => Verdict::Stale,
-        Ok(record) => Verdict::Dead { about: record.about },
+        Ok(record) => Verdict::Dead { opened: record.opened, about: record.about },
     }
 }
 
@@ -78,9 +79,10 @@ mod tests {
     const CLUSTER: ClusterId = ClusterId(0xabc);
     const SESSION: SessionId = SessionId(0x1f);
     const BOOT: BootId = BootId(77);
+    const OPENED: Option<Timestamp> = Some(Timestamp { secs: 3, nanos: 4 });
 
     fn bytes(cluster: ClusterId, session: SessionId, boot: BootId) -> Vec<u8> {
-        LifeRecord { cluster, session, boot, about: "m:/ at /mnt".into() }.encode()
+        LifeRecord { cluster, session, opened: OPENED, boot, about: "m:/ at /mnt".into() }.encode()
     }
 
     #[test]
@@ -104,7 +106,7 @@ mod tests {
     #[test]
     fn a_whole_file_of_this_boot_proves_the_death() {
         let verdict = judge(&bytes(CLUSTER, SESSION, BOOT), CLUSTER, SESSION, BOOT);
-        assert_eq!(verdict, Verdict::Dead { about: "m:/ at /mnt".into() });
+        assert_eq!(verdict, Verdict::Dead { opened: OPENED, about: "m:/ at /mnt".into() });
     }
 
     #[test]

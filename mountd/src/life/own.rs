@@ -1,6 +1,7 @@
 //! The life file of this process, which follows its session.
 
 use super::files::{Held, LifeFiles};
+use cairn_common::attr::Timestamp;
 use cairn_common::ids::{ClusterId, SessionId};
 use parking_lot::Mutex;
 
@@ -23,10 +24,10 @@ impl OwnLife {
     }
 
     /// From now on this process lives for `session`. A few calls to the file system.
-    pub fn is_for(&self, cluster: ClusterId, session: SessionId) {
-        let new = self.files.hold(cluster, session);
-        let old = std::mem::replace(&mut *self.held.lock(), new);
-        remove(old);
+    pub fn is_for(&self, cluster: ClusterId, session: SessionId, opened: Option<Timestamp>) {
+        // First: a server whose tables are an old copy may have given the same number again, and so the file the same name.
+        self.is_over();
+        *self.held.lock() = self.files.hold(cluster, session, opened);
     }
 
     /// The session has ended at the server. Without this call the file tells whoever finds it that it has to
@@ -57,13 +58,15 @@ mod tests {
         let files = LifeFiles::at(dir.path().to_owned(), BootId(1), String::new());
         let count = || std::fs::read_dir(dir.path()).unwrap().count();
         let own = OwnLife::new(files.clone());
-        own.is_for(CLUSTER, SessionId(1));
-        own.is_for(CLUSTER, SessionId(2));
-        assert_eq!(count(), 1);
+        own.is_for(CLUSTER, SessionId(1), None);
+        for opened in [3, 4] {
+            own.is_for(CLUSTER, SessionId(2), Some(Timestamp { secs: opened, nanos: 0 }));
+            assert_eq!(count(), 1);
+        }
         own.is_over();
         own.is_over();
         assert_eq!(count(), 0);
-        own.is_for(CLUSTER, SessionId(3));
+        own.is_for(CLUSTER, SessionId(3), None);
         drop(own);
         assert_eq!(files.dead(CLUSTER)[0].session, SessionId(3));
     }

@@ -12,48 +12,44 @@ use cairn_common::proto::meta::{DataLease, OpenState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Pause between tries to store what a recall needs stored.
 const TRY_PAUSE: Duration = Duration::from_millis(100);
 
 impl<M: MetaClient, D: DataClient> Vfs<M, D> {
-    async fn flush_for_others(&self, ino: Ino) -> FsResult<()> {
+    /// Stores what is dirty of a file by `until`. If that fails, it stays dirty here and is tried on and on.
+    ///
+    /// # Errors
+    /// `Unavailable`: not by then.
+    async fn flush_for_others(&self, ino: Ino, until: Instant) -> FsResult<()> {
         let Some(inode) = self.inodes.get(ino) else { return Ok(()) };
         // What little there is goes inside the operation: whoever waits for it need not wait for a disk.
-        let mut stored = self.commit_inline(&inode).await;
-        if stored.is_ok() && inode.lock().dirty.has_unstored() {
-            stored = self.flush_inode(ino).await.map(|_seq| ());
+        self.commit_inline(&inode).await?;
+        if !inode.lock().dirty.has_unstored() {
+            return Ok(());
         }
-        if let Err(error) = stored {
-            // The file's handles are told; the others see the file without this data.
-            tracing::warn!(%ino, %error, "flush for another mount");
-        }
-        stored
+        let stored = tokio::time::timeout_at(until, self.flush_inode(ino)).await;
+        stored.unwrap_or(Err(FsError::Unavailable)).map(|_seq| ())
     }
 
-    /// Stores what is dirty before others may write. What cannot be stored now is given up: stored later, it
-    /// would lie over what the others wrote after it.
-    async fn flush_or_drop(&self, ino: Ino) {
-        let mut last = FsError::Io;
-        for _ in 0..LAST_TRIES {
-            match self.flush_for_others(ino).await {
+    /// Stores what is dirty before others may write.
+    async fn flush_before_sharing(&self, ino: Ino) -> FsResult<()> {
+        let until = Instant::now() + self.config.give_back;
+        let mut tries = LAST_TRIES;
+        loop {
+            let stored = self.flush_for_others(ino, until).await;
+            tries -= 1;
+            match stored {
                 Ok(()) => {
                     self.keep_in_metadata(ino);
-                    return;
+                    return Ok(());
                 }
-                Err(error) => last = error,
+                Err(error) if tries == 0 || error.is_transient() => return Err(error),
+                // A commit that is refused fails at once, and the space that it needs may just be coming.
+                Err(_) => tokio::time::sleep(TRY_PAUSE).await,
             }
-            // A commit that is refused fails at once, and the space that it needs may just be coming.
-            tokio::time::sleep(TRY_PAUSE).await;
         }
-        let Some(inode) = self.inodes.get(ino) else { return };
-        let mut state = inode.lock();
-        let lost = state.dirty.unstored_bytes();
-        if lost > 0 {
-            tracing::error!(%ino, lost, error = %last, "written data is lost: it could not be stored when another mount needed the file");
-            state.store_error(last);
-        }
-        self.free_dirty(&mut state, 0, u64::MAX);
     }
 
     /// What was only to be moved stays where it is: others change the file now, and here it would be read in place of
@@ -81,14 +77,20 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
 }
 
 impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
-    async fn flush(&self, inos: Vec<Ino>) {
+    async fn flush(&self, inos: Vec<Ino>) -> FsResult<()> {
+        let until = Instant::now() + self.config.give_back;
+        let mut all = Ok(());
         for ino in inos {
-            // An error has been told where it belongs; this mount keeps the data and the lease.
-            let _stored = self.flush_for_others(ino).await;
+            let stored = self.flush_for_others(ino, until).await;
+            if stored.is_err_and(FsError::is_transient) {
+                return stored;
+            }
+            all = all.and(stored);
         }
+        all
     }
 
-    async fn uncache(&self, ino: Ino, generation: u64) {
+    async fn uncache(&self, ino: Ino, generation: u64) -> FsResult<()> {
         if let Some(inode) = self.inodes.get(ino) {
             let mut state = inode.lock();
             state.recalled = state.recalled.max(generation);
@@ -98,10 +100,24 @@ impl<M: MetaClient, D: DataClient> EventSink for Vfs<M, D> {
             state.drop_cached();
         }
         self.recent.mark(ino);
-        self.flush_or_drop(ino).await;
+        self.flush_before_sharing(ino).await?;
         self.drop_pages(ino).await;
         // What mapped pages wrote while they were dropped.
-        self.flush_or_drop(ino).await;
+        self.flush_before_sharing(ino).await?;
+        self.retire(ino);
+        Ok(())
+    }
+
+    fn give_up(&self, ino: Ino, error: FsError) {
+        let Some(inode) = self.inodes.get(ino) else { return };
+        let mut state = inode.lock();
+        let lost = state.dirty.unstored_bytes();
+        if lost > 0 {
+            tracing::error!(%ino, lost, %error, "written data is lost: it could not be stored when another mount needed the file");
+            state.store_error(error);
+        }
+        self.free_dirty(&mut state, 0, u64::MAX);
+        drop(state);
         self.retire(ino);
     }
 

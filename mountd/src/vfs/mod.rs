@@ -71,6 +71,9 @@ pub struct VfsConfig {
     pub cache_bytes: usize,
     /// Written data is stored at the latest after this time.
     pub flush_after: Duration,
+    /// What another mount waits for is stored in this time, or it is told to ask again: a data daemon may be away for long, and the
+    /// server evicts a mount that says nothing.
+    pub give_back: Duration,
     /// An fsync of at most so much data puts it into the operation instead of a block.
     pub inline_max: u64,
     /// Most bytes of one file that are in the metadata by such operations. From half of it on they are moved into
@@ -87,6 +90,7 @@ impl Default for VfsConfig {
             dirty_bytes: 256 << 20,
             cache_bytes: 256 << 20,
             flush_after: Duration::from_secs(1),
+            give_back: Duration::from_secs(60),
             inline_max: 32 << 10,
             inline_per_file: 4 << 20,
             atime: crate::options::AtimeMode::Relatime,

@@ -2,9 +2,11 @@
 
 use super::Mounted;
 use cairn_common::ids::Ino;
+use cairn_mountd::fuse::control::Control;
 use cairn_mountd::fuse::mount::MountOptions;
 use cairn_mountd::fuse::notify::KernelNotify;
 use cairn_mountd::store_all::{self, store_all};
+use cairn_mountd::table;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags};
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -424,6 +426,32 @@ fn an_abort_lets_everyone_go() {
     assert!(matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED)), "{error:?}");
     m.session.take().unwrap().join().unwrap();
     assert_eq!(fs::read_dir(m.dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_control_files_count_who_waits_and_end_the_connection() {
+    let Some(mut m) = Mounted::new(true) else { return };
+    let device = table::mounted_at(&m.dir.path().canonicalize().unwrap()).unwrap().device;
+    let control = Control::open(&device).unwrap();
+    assert!(Control::open(device.split_once(':').unwrap().1).is_err(), "half of its number");
+    assert_eq!(control.waiting().unwrap(), 0);
+    let path = m.path("hold");
+    let (told, waiting) = std::sync::mpsc::channel();
+    std::thread::spawn(move || told.send(fs::metadata(path).unwrap_err()));
+    m.fs.wait_for("held hold");
+    assert_eq!(control.waiting().unwrap(), 1);
+    // Another connection's files are not these.
+    let other = Mounted::new(true).unwrap();
+    let elsewhere = table::mounted_at(&other.dir.path().canonicalize().unwrap()).unwrap().device;
+    assert_eq!(Control::open(&elsewhere).unwrap().waiting().unwrap(), 0);
+    control.abort().unwrap();
+    let error = waiting.recv_timeout(Duration::from_secs(20)).expect("it waits on").raw_os_error();
+    assert!(matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED)), "{error:?}");
+    assert_eq!(fs::read_dir(other.dir.path()).unwrap().count(), 0, "it goes on");
+    // Takes away the mount, which is still there.
+    assert!(m.session().abort().unwrap());
+    m.session.take().unwrap().join().unwrap();
+    assert!(!table::is_mounted(&device));
 }
 
 #[test]

@@ -59,7 +59,8 @@ async fn an_error_of_a_background_flush_is_told_to_each_handle_once() {
     let other = Arc::clone(&mount.vfs).open(ino, libc::O_RDWR).await.unwrap().fh;
     *mount.data.failures.lock() = vec![FsError::Io];
     mount.write(ino, fh, 0, &[7; 100_000]).await.unwrap();
-    EventSink::flush(&*mount.vfs, vec![ino]).await;
+    // It fails, or what had begun by itself has failed before.
+    let _ = EventSink::flush(&*mount.vfs, vec![ino]).await;
     assert_eq!(mount.vfs.try_flush(ino, fh, 1), Some(Err(FsError::Io)));
     assert_eq!(mount.vfs.try_flush(ino, fh, 1), Some(Ok(())));
     assert_eq!(mount.fsync(ino, other).await, Err(FsError::Io));
@@ -80,7 +81,7 @@ async fn a_truncate_beats_data_that_is_under_way() {
         tokio::task::yield_now().await;
         let set = SetAttr { size: Some(1000), ..SetAttr::default() };
         Arc::clone(&mount.vfs).setattr(Caller::default(), ino, None, set).await.unwrap();
-        flush.await.unwrap();
+        flush.await.unwrap().unwrap();
         mount.fsync(ino, fh).await.unwrap();
         assert_eq!(mount.stored(ino), vec![round + 1; 1000]);
         assert_eq!(mount.stat(ino).await.size, 1000);

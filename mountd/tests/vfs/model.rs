@@ -229,7 +229,7 @@ impl Run {
     /// Another mount opens the file, and leaves again.
     async fn recall(&mut self, index: usize) {
         let ino = self.files[index].ino;
-        self.mount.vfs.uncache(ino, 0).await;
+        self.mount.vfs.uncache(ino, 0).await.unwrap();
         same(&self.mount.stored(ino), &self.files[index].bytes, 0, &self.trace);
         self.write(index).await;
         same(&self.mount.stored(ino), &self.files[index].bytes, 0, &self.trace);

@@ -32,7 +32,7 @@ async fn a_truncate_by_another_mount_stays() {
     while mount.data.puts.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
     }
-    EventSink::flush(&*mount.vfs, vec![ino]).await;
+    EventSink::flush(&*mount.vfs, vec![ino]).await.unwrap();
     let set = SetAttr { size: Some(0), ..SetAttr::default() };
     let op = Op { time: mount.meta.now(), caller: Caller::default(), body: OpBody::SetAttr { ino, set } };
     namespace::apply(&mut *mount.meta.maps.lock(), SessionId(99), &op).unwrap();
@@ -49,7 +49,7 @@ async fn a_truncate_by_another_mount_stays_though_a_move_began_before_it_was_tol
     let made = mount.create("f").await;
     let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
     pages(&mount, ino, fh, 0, 128).await;
-    EventSink::flush(&*mount.vfs, vec![ino]).await;
+    EventSink::flush(&*mount.vfs, vec![ino]).await.unwrap();
     let held = Arc::clone(&mount.data.held).lock_owned().await;
     mount.write(ino, fh, 0, &[2; 4096]).await.unwrap();
     mount.write(ino, fh, 128 * 4096, &[2; 1]).await.unwrap();
@@ -94,7 +94,7 @@ async fn race(
     }
     op.await.unwrap();
     drop(second);
-    look.await.unwrap();
+    look.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -203,7 +203,7 @@ async fn times_and_mode_that_another_mount_set_stay() {
     while mount.data.puts.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
     }
-    EventSink::flush(&*mount.vfs, vec![ino]).await;
+    EventSink::flush(&*mount.vfs, vec![ino]).await.unwrap();
     let old = Timestamp { secs: 1000, nanos: 0 };
     let set = SetAttr { mtime: Some(SetTime::At(old)), perm: Some(0o4755), ..SetAttr::default() };
     let op = Op { time: mount.meta.now(), caller: Caller::default(), body: OpBody::SetAttr { ino, set } };

@@ -38,7 +38,7 @@ impl Mount {
     }
 
     /// Begins to take the lease away, in a moment in which what is buffered cannot be stored.
-    async fn recall_with_data_left(&self, ino: Ino) -> JoinHandle<()> {
+    async fn recall_with_data_left(&self, ino: Ino) -> JoinHandle<FsResult<()>> {
         *self.data.failures.lock() = vec![FsError::Io; 2];
         let vfs = Arc::clone(&self.vfs);
         let recall = tokio::spawn(async move { vfs.uncache(ino, 5).await });
@@ -63,7 +63,7 @@ async fn an_append_to_a_file_that_became_shared_comes_behind_what_was_buffered()
     // Each failure is told once.
     while mount.append(ino, fh, b"second").await == Err(FsError::Io) {}
     assert_eq!(mount.stored(ino), b"first, second");
-    recall.await.unwrap();
+    recall.await.unwrap().unwrap();
     mount.vfs.shutdown().await.unwrap();
     assert_eq!(mount.stored(ino), b"first, second");
 }
@@ -77,25 +77,55 @@ async fn a_write_to_a_file_that_became_shared_lies_over_what_was_buffered() {
     let recall = mount.recall_with_data_left(ino).await;
     while mount.write(ino, fh, 0, b"400").await == Err(FsError::Io) {}
     assert_eq!(mount.stored(ino), b"400, and more");
-    recall.await.unwrap();
+    recall.await.unwrap().unwrap();
     mount.vfs.shutdown().await.unwrap();
     assert_eq!(mount.stored(ino), b"400, and more");
 }
 
-/// Stored later, it would replace what others have written since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_stored_at_a_recall_is_given_up_and_told() {
+async fn what_cannot_be_stored_at_a_recall_is_kept_and_stored_later() {
     let mount = lazy();
     let made = mount.create("f").await;
     let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
     mount.write(ino, fh, 0, b"older").await.unwrap();
     *mount.data.failures.lock() = vec![FsError::NoSpace; 6];
-    mount.vfs.uncache(ino, 5).await;
+    assert_eq!(mount.vfs.uncache(ino, 5).await, Err(FsError::NoSpace));
     assert!(mount.vfs.try_flush(ino, fh, 1).unwrap().is_err(), "it is told");
     mount.data.failures.lock().clear();
     mount.write(ino, fh, 0, b"new").await.unwrap();
     mount.vfs.shutdown().await.unwrap();
+    assert_eq!(mount.stored(ino), b"newer");
+}
+
+/// For a server that cannot be refused. Stored later, it would replace what others have written since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_up_is_told_and_not_stored_later() {
+    let mount = lazy();
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    mount.write(ino, fh, 0, b"older").await.unwrap();
+    mount.vfs.give_up(ino, FsError::NoSpace);
+    assert_eq!(mount.vfs.try_flush(ino, fh, 1), Some(Err(FsError::NoSpace)), "it is told");
+    mount.write(ino, fh, 0, b"new").await.unwrap();
+    mount.vfs.shutdown().await.unwrap();
     assert_eq!(mount.stored(ino), b"new");
+}
+
+/// A data daemon that is away for long: the server hears of it before it evicts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_data_daemon_says_so_in_time() {
+    let config = VfsConfig { give_back: Duration::from_millis(20), inline_max: 0, ..small() };
+    let mount = Mount::new(1, false, config);
+    let made = mount.create("f").await;
+    let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
+    mount.write(ino, fh, 0, b"kept").await.unwrap();
+    let put = Arc::clone(&mount.data.held).lock_owned().await;
+    assert_eq!(EventSink::flush(&*mount.vfs, vec![ino]).await, Err(FsError::Unavailable));
+    assert_eq!(mount.vfs.uncache(ino, 5).await, Err(FsError::Unavailable));
+    assert_eq!(mount.vfs.try_flush(ino, fh, 1), Some(Ok(())), "it is no error");
+    drop(put);
+    mount.vfs.shutdown().await.unwrap();
+    assert_eq!(mount.stored(ino), b"kept");
 }
 
 /// While its segment's block is on its way, a recall commits the bytes inside the operation.
@@ -121,7 +151,7 @@ async fn nothing_is_committed_twice() {
         tokio::task::yield_now().await;
     }
     drop(held);
-    recall.await.unwrap();
+    recall.await.unwrap().unwrap();
     mount.vfs.shutdown().await.unwrap();
     let log = mount.meta.log.lock();
     let commits =
@@ -138,7 +168,7 @@ async fn what_others_do_to_a_shared_file_is_not_hidden_by_an_own_write_before() 
     let made = mount.create("f").await;
     let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
     mount.write(ino, fh, 0, b"mine").await.unwrap();
-    mount.vfs.uncache(ino, 5).await;
+    mount.vfs.uncache(ino, 5).await.unwrap();
     let times = SetAttr { mtime: Some(SetTime::At(Timestamp { secs: 77, nanos: 0 })), ..SetAttr::default() };
     mount.meta.submit(&Caller::default(), OpBody::SetAttr { ino, set: times }).await.unwrap();
     assert_eq!(mount.stat(ino).await.mtime.secs, 77);
@@ -159,7 +189,7 @@ async fn appends_while_a_file_is_shared_by_turns_are_all_there() {
         }
     });
     for generation in 2..2 + ROUNDS as u64 {
-        mount.vfs.uncache(ino, generation).await;
+        mount.vfs.uncache(ino, generation).await.unwrap();
         mount.meta.generation.store(generation, Ordering::SeqCst);
         let open = Arc::clone(&mount.vfs).open(ino, libc::O_RDWR);
         let opened = open.await.unwrap();
@@ -251,7 +281,7 @@ async fn a_shared_file_can_be_opened_while_it_is_written() {
     *mount.meta.lease.lock() = DataLease::Shared;
     let made = mount.create("f").await;
     let (ino, fh) = (made.entry.attr.ino, made.opened.fh);
-    mount.vfs.uncache(ino, 1).await;
+    mount.vfs.uncache(ino, 1).await.unwrap();
     let writer = async {
         for _ in 0..300 {
             mount.append(ino, fh, b"x").await.unwrap();
@@ -284,7 +314,7 @@ async fn nothing_is_moved_after_a_recall() {
     while mount.data.puts.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
     }
-    mount.vfs.uncache(ino, 5).await;
+    mount.vfs.uncache(ino, 5).await.unwrap();
     let data = ExtentData::Inline(Bytes::from(vec![2; 4096]));
     let piece = Piece { ino, extent: Extent { offset: 0, length: 4096, data } };
     let file = FileCommit { ino, size_at_least: 4096, mtime: None, kill_suidgid: false };

@@ -251,7 +251,8 @@ fn commands() {
     let relocation = Relocation { ino: Ino(10), offset: 4, length: 9, from, from_at: 7, to_at: 0 };
     for (name, command) in [
         ("start", Command::Start),
-        ("open-session", Command::OpenSession { client, time: TIME }),
+        ("open-session", Command::OpenSession { client: client.clone(), time: TIME }),
+        ("open-session-from", Command::OpenSessionFrom { client, time: TIME, least: SessionId(300) }),
         ("batch", Command::Batch { session, first: Seq(1), ops: all_ops(), full: false }),
         ("reap", Command::Reap { inos: vec![Ino(9)] }),
         ("register", Command::RegisterNode { node: Some(NodeId(1)), identity: 5, address: "h:1".into() }),

@@ -14,7 +14,7 @@ use cairn_fsd::config::{DataConfig, MetaConfig};
 use cairn_fsd::meta::session::SessionTimes;
 use cairn_fsd::node::{RunningData, RunningMeta, start_data, start_meta};
 use rand::Rng;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -93,6 +93,11 @@ impl Daemon {
     /// Where it listens.
     pub fn address(&self) -> Address {
         self.listen.clone()
+    }
+
+    /// Its data directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Starts it and waits until it serves.

@@ -12,7 +12,7 @@ pub mod proxy;
 pub mod raw;
 pub mod wait;
 
-pub use cluster::{Cluster, Daemon, Options};
+pub use cluster::{Cluster, Daemon, Options, meta_link};
 pub use kernel::Kernel;
 pub use mount::{Mount, MountSettings};
 pub use posix::{File, Owner};

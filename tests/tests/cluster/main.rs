@@ -14,6 +14,7 @@ mod data;
 mod exactly_once;
 mod locks;
 mod model;
+mod old_copy;
 mod packing;
 mod race;
 mod restart;

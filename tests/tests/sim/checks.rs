@@ -3,11 +3,13 @@
 //! - Exactly once, in order: the directory of a session is what its first so many operations make, one by one.
 //! - Durable means durable: no fewer than the mount was told are on stable storage.
 //! - One lock holder.
-//! - No block without its cookie: each extent's block is one that its mount was told is stored, with its bytes, and was
-//!   never given to be deleted.
+//! - No block without its cookie: each extent's block is one that its mount or the cleaner was told is stored, with its bytes,
+//!   and was never given to be deleted.
+//! - Cleaning changes no file, and leaves nothing that it could move.
 //! - Counts equal a recount (`namespace::check`).
 //! - Nobody waits for ever, and in the end nothing is left over.
 
+use crate::content::{Blocks, tree};
 use crate::mount::{Lock, Mount};
 use crate::record::{SessionRecord, new_twin};
 use crate::say;
@@ -18,8 +20,8 @@ use cairn_common::attr::FileKind;
 use cairn_common::error::FsError;
 use cairn_common::ids::{BlockRef, Ino, Seq, SessionId};
 use cairn_common::namespace;
-use cairn_common::namespace::op::{Extent, ExtentData};
-use cairn_common::namespace::tables::{Inode, Read};
+use cairn_common::namespace::op::{Extent, ExtentData, OpBody};
+use cairn_common::namespace::tables::Read;
 use cairn_common::namespace::twin::Twin;
 use cairn_common::proto::data::GetRequest;
 use cairn_fsd::meta::machine::Machine;
@@ -28,39 +30,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Bytes of a record in the journal: session and operation.
 pub const TAG: usize = 16;
 
-/// Everything of one entry.
-#[derive(Debug, PartialEq, Eq)]
-struct Node {
-    parent: Ino,
-    name: Bytes,
-    inode: Option<Inode>,
-    extents: Vec<Extent>,
-    xattrs: Vec<(Bytes, Option<Bytes>)>,
-}
-
-/// A directory and all below.
-fn tree<T: Read + ?Sized>(tables: &T, dir: Ino) -> Vec<Node> {
-    let node = |parent, name, ino| {
-        let mut extents = Vec::new();
-        let visit = &mut |extent| {
-            extents.push(extent);
-            true
-        };
-        tables.scan_extents(ino, 0, u64::MAX, visit).expect("readable tables");
-        let xattrs = tables.xattr_names(ino).expect("readable tables").into_iter();
-        let xattrs = xattrs.map(|name| (name.clone(), tables.xattr(ino, &name).expect("readable tables")));
-        let inode = tables.inode(ino).expect("readable tables");
-        Node { parent, name, inode, xattrs: xattrs.collect(), extents }
-    };
-    let mut nodes = vec![node(Ino::ROOT, Bytes::new(), dir)];
-    nodes.extend(names(tables, dir).into_iter().map(|named| node(named.parent, named.name, named.ino)));
-    nodes
-}
-
 /// What the first `count` operations of a session make of its directory.
 fn after(session: SessionId, record: &SessionRecord, count: usize) -> Twin {
     let mut twin = new_twin();
-    for op in &record.ops[..count] {
+    for (seq, op) in (1..).zip(&record.ops[..count]) {
+        if record.is_void(seq) {
+            continue;
+        }
         // Some are refused, as they were to the mount.
         let _result = namespace::apply(&mut twin, session, op);
     }
@@ -93,6 +69,8 @@ impl World {
 
     fn check_tables(&mut self, machine: &Machine) {
         assert_eq!(machine.check().expect("readable tables"), Vec::<String>::new(), "the tree is damaged");
+        self.note_results_kept(machine);
+        self.check_failed(machine);
         for (session, record) in &self.record.sessions {
             match machine.session(*session) {
                 Some(info) => {
@@ -102,7 +80,7 @@ impl World {
                         "session {session}: {durable} was durable, {applied} is there"
                     );
                     assert!(applied <= record.sent, "session {session}: {applied} was never sent");
-                    check_dir(machine, *session, record, applied);
+                    check_dir(machine, *session, record, applied, &self.record.blocks);
                 }
                 None => {
                     let asked = self.record.ending.contains(session);
@@ -116,6 +94,19 @@ impl World {
         self.check_root(machine);
         self.check_journal(machine);
         self.check_blocks_used(machine);
+    }
+
+    /// What a mount was told has failed, is not done later.
+    fn check_failed(&self, machine: &Machine) {
+        for (session, record) in &self.record.sessions {
+            for seq in &record.failed {
+                let OpBody::Create(create) = &record.ops[*seq as usize - 1].body else { continue };
+                let found = read(machine, |snapshot| snapshot.inode(create.ino));
+                // The own directory is made again under the same number.
+                let again = Some(create.ino) == record.dir;
+                assert!(found.is_none() || again, "session {session}: {seq} had failed, and is done");
+            }
+        }
     }
 
     /// Nobody made anything in the root but what all share and a directory for each session.
@@ -142,7 +133,8 @@ impl World {
                 Some(info) => info.applied.0,
                 None => seqs.last().copied().unwrap_or(0).max(record.durable.0),
             };
-            let expected: Vec<u64> = record.appends.range(..=last).copied().collect();
+            let expected = record.appends.range(..=last).copied();
+            let expected: Vec<u64> = expected.filter(|seq| !record.is_void(*seq)).collect();
             assert_eq!(seqs, expected, "session {session}: journal up to {last}");
         }
         assert!(found.is_empty(), "the journal has records of {:?}", found.keys());
@@ -151,9 +143,18 @@ impl World {
     fn check_blocks_used(&self, machine: &Machine) {
         for block in used_blocks(machine) {
             let Some(stored) = self.record.blocks.get(&block) else {
-                panic!("block {block} is used, but no mount was told that it is stored");
+                panic!("block {block} is used, but nobody was told that it is stored");
             };
             assert!(!stored.deleted, "block {block} is used, but was given to be deleted");
+        }
+    }
+
+    /// What is given to be deleted is of no use to anyone any more.
+    pub fn check_dead(&self, blocks: &[BlockRef]) {
+        let Some(machine) = self.meta.machine() else { return };
+        for block in blocks {
+            let usage = read(machine, |snapshot| snapshot.block(*block));
+            assert_eq!(usage, None, "block {block} is given to be deleted, and used");
         }
     }
 
@@ -211,6 +212,20 @@ impl World {
                 machine,
                 |snapshot| Ok(snapshot.orphan_count()? == 0 && snapshot.delete_queue_len()? == 0),
             )
+            && self.is_clean()
+    }
+
+    /// Bytes of a block that files use. `None` while nobody can tell.
+    pub fn bytes_used(&self, block: BlockRef) -> Option<u64> {
+        let usage = read(self.meta.machine()?, |snapshot| snapshot.block(block));
+        Some(usage.map_or(0, |usage| usage.live))
+    }
+
+    /// There is no block whose live bytes could be moved elsewhere. False while nobody can tell.
+    pub fn is_clean(&self) -> bool {
+        let Some(machine) = self.meta.machine() else { return false };
+        let uses = read(machine, |snapshot| snapshot.blocks_after(BlockRef::default(), usize::MAX));
+        self.data.is_clean(&uses)
     }
 
     pub fn who_waits(&self) -> String {
@@ -231,8 +246,11 @@ impl World {
         for (session, record) in self.record.sessions.iter().filter(|(_, record)| record.alive) {
             assert_eq!(record.durable.0, record.ops.len() as u64, "session {session} is not all durable");
         }
+        let locks = read(&machine, |snapshot| snapshot.locks(self.meta.shared.lock));
+        assert_eq!(locks, [], "a lock is held that no mount knows of");
         let used = used_blocks(&machine);
         drop(machine);
+        self.data.rests = true;
         say!(self, "the end: {} blocks in use", used.len());
         let disk = self.powerless_disk();
         self.meta_dies(disk);
@@ -247,25 +265,29 @@ impl World {
     fn check_ended(&self, machine: &Machine) {
         for (session, record) in self.record.sessions.iter() {
             let Some(dir) = record.dir.filter(|_| machine.session(*session).is_none()) else { continue };
-            let found = read(machine, |snapshot| Ok(tree(snapshot, dir)));
+            let blocks = &self.record.blocks;
+            let found = read(machine, |snapshot| Ok(tree(snapshot, dir, blocks)));
             let mut count = record.durable.0 as usize;
             let mut twin = after(*session, record, count);
-            while tree(&twin, dir) != found {
+            while tree(&twin, dir, blocks) != found {
                 assert!(
                     count < record.sent.0 as usize,
                     "session {session}: no prefix of it leaves {found:#?}"
                 );
-                let _result = namespace::apply(&mut twin, *session, &record.ops[count]);
                 count += 1;
+                if !record.is_void(count as u64) {
+                    let _result = namespace::apply(&mut twin, *session, &record.ops[count - 1]);
+                }
             }
         }
     }
 }
 
-fn check_dir(machine: &Machine, session: SessionId, record: &SessionRecord, applied: Seq) {
+fn check_dir(machine: &Machine, session: SessionId, record: &SessionRecord, applied: Seq, blocks: &Blocks) {
     let Some(dir) = record.dir else { return };
     let twin = after(session, record, applied.0 as usize);
-    let (found, expected) = (read(machine, |snapshot| Ok(tree(snapshot, dir))), tree(&twin, dir));
+    let found = read(machine, |snapshot| Ok(tree(snapshot, dir, blocks)));
+    let expected = tree(&twin, dir, blocks);
     assert!(
         found == expected,
         "session {session}, applied {applied}: there is\n{found:#?}\nthere should be\n{expected:#?}"

@@ -1,5 +1,8 @@
 //! The data daemon: the real lanes and volumes on a disk in memory. What its threads and tasks do happens here in events.
 
+mod asks;
+mod clean;
+
 use crate::net::{Peer, Tag};
 use crate::say;
 use crate::world::{DriftingClock, Event, MILLI, Micros, SECOND, World};
@@ -7,8 +10,7 @@ use bytes::Bytes;
 use cairn_common::env::SeededRng;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, ClusterId, NodeId, VolumeId};
-use cairn_common::proto::data::{DataStat, GetRequest, PutRequest};
-use cairn_common::proto::meta::{MetaServiceRequest, MetaServiceResponse, RegisterRequest, ReportRequest};
+use cairn_common::proto::data::{GetRequest, PutRequest};
 use cairn_common::wire::checksum::verify_pieces;
 use cairn_fsd::data::Owner;
 use cairn_fsd::data::lanes::{Chore, Lanes, PutJob, PutOutcome};
@@ -16,8 +18,9 @@ use cairn_fsd::data::opening::open_volumes;
 use cairn_fsd::data::report::Counters;
 use cairn_fsd::data::volume::Volume;
 use cairn_fsd::data::volume::segment::Limits;
+use cairn_fsd::disk::Disk;
 use cairn_fsd::disk::sim::SimDisk;
-use cairn_fsd::disk::{Disk, is_full};
+use clean::Cleaning;
 use parking_lot::Mutex;
 use rand::Rng;
 use std::collections::BTreeMap;
@@ -27,8 +30,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Small, so that volumes are sealed and followed by others all the time.
 const LIMITS: Limits = Limits { volume_size: 96 << 10, reserve: RESERVE };
-/// What blocks leave free, so that deletes go on when the disk is full.
-pub const RESERVE: u64 = 256 << 10;
+/// What blocks leave free, so that deletes go on when the disk is full. Cleaning may take 20 MiB of it.
+pub const RESERVE: u64 = 32 << 20;
 const REPORT_EVERY: Micros = 2 * SECOND;
 const RETRY: Micros = SECOND;
 const IDENTITY: u128 = 99;
@@ -54,6 +57,8 @@ pub enum DataTimer {
     AskVolume,
     /// A call to the metadata daemon has taken too long.
     Deadline(u64),
+    /// This pass of the cleaner begins, or goes on.
+    Clean(u64),
 }
 
 /// The process, and the disk that outlives it.
@@ -63,8 +68,10 @@ pub struct Data {
     clock: Arc<DriftingClock>,
     node: Option<NodeId>,
     running: Option<Running>,
-    /// The last put found no space.
+    /// The last put of a mount found no space.
     full: bool,
+    /// Nothing is cleaned any more.
+    pub rests: bool,
 }
 
 struct Running {
@@ -82,11 +89,12 @@ struct Running {
     /// The call under way to the metadata daemon.
     asked: Option<u64>,
     calls: u64,
+    cleaning: Cleaning,
 }
 
 impl Data {
     pub fn new(clock: Arc<DriftingClock>) -> Data {
-        Data { disk: SimDisk::new(), life: 0, clock, node: None, running: None, full: false }
+        Data { disk: SimDisk::new(), life: 0, clock, node: None, running: None, full: false, rests: false }
     }
 
     pub fn is_up(&self) -> bool {
@@ -200,6 +208,7 @@ impl World {
             deleted: Vec::new(),
             asked: None,
             calls: 0,
+            cleaning: Cleaning::default(),
         };
         running.do_chores();
         if found.unclean {
@@ -212,6 +221,7 @@ impl World {
         }
         self.check_blocks_kept();
         self.data_timer(0, DataTimer::Register);
+        self.plan_clean(clean::BUSY);
     }
 
     fn data_timer(&mut self, own: Micros, timer: DataTimer) {
@@ -225,17 +235,15 @@ impl World {
             DataTimer::Register => self.data_registers(),
             DataTimer::Report => self.data_reports(),
             DataTimer::AskVolume => self.data_wants_volume(),
-            DataTimer::Deadline(call) => {
-                if self.data.running.as_ref().is_some_and(|running| running.asked == Some(call)) {
-                    self.data_lost_connection(self.data_tag(call));
-                }
-            }
+            DataTimer::Deadline(call) => self.data_lost_connection(self.data_tag(call)),
+            DataTimer::Clean(pass) => self.clean_timer_ends(pass),
         }
     }
 
     /// The process is gone; the disk is `disk` from now on.
     pub fn data_dies(&mut self, disk: SimDisk) {
-        self.data.running = None;
+        let under_way = |running: Running| running.cleaning.is_under_way();
+        self.record.cleanings_lost += u64::from(self.data.running.take().is_some_and(under_way));
         self.data.disk = disk;
         self.data.life += 1;
         let after = self.rng.random_range(MILLI..3 * SECOND);
@@ -269,7 +277,12 @@ impl World {
                 self.data_answers(answers);
             }
         }
-        if self.data.disk.is_off() {
+        self.data_power_check();
+    }
+
+    /// If the power went in the middle of what it was doing, that was its end.
+    fn data_power_check(&mut self) {
+        if self.data.is_up() && self.data.disk.is_off() {
             say!(self, "power of data went off");
             self.data_loses_power();
         }
@@ -277,6 +290,10 @@ impl World {
 
     fn data_answers(&mut self, answers: Vec<(Tag, FsResult<BlockRef>)>) {
         for (tag, answer) in answers {
+            if tag.peer == Peer::Data {
+                self.clean_is_stored(answer);
+                continue;
+            }
             self.data.full |= answer == Err(FsError::NoSpace);
             self.record.puts_without_room += u64::from(answer == Err(FsError::NoSpace));
             self.record.puts_with_room_again +=
@@ -298,153 +315,5 @@ impl World {
         if !std::mem::replace(&mut running.report_planned, true) {
             self.data_timer(pause, DataTimer::Report);
         }
-    }
-
-    // The metadata daemon -------------------------------------------------------------------------
-
-    fn data_tag(&self, call: u64) -> Tag {
-        Tag { peer: Peer::Data, life: self.data.life, link: 0, call }
-    }
-
-    /// One call at a time.
-    fn data_asks(&mut self, request: &MetaServiceRequest) {
-        let Some(running) = self.data.running.as_mut() else { return };
-        running.calls += 1;
-        let call = running.calls;
-        running.asked = Some(call);
-        self.send_to_meta(self.data_tag(call), self.meta.life, request);
-        self.data_timer(5 * SECOND, DataTimer::Deadline(call));
-    }
-
-    fn is_asking(&self) -> bool {
-        self.data.running.as_ref().is_none_or(|running| running.asked.is_some())
-    }
-
-    fn data_registers(&mut self) {
-        if self.is_asking() {
-            return self.data_timer(RETRY, DataTimer::Register);
-        }
-        let request = RegisterRequest { node: self.data.node, identity: IDENTITY, address: "data:1".into() };
-        self.data_asks(&MetaServiceRequest::Register { request });
-    }
-
-    fn data_wants_volume(&mut self) {
-        let Some(running) = self.data.running.as_mut() else { return };
-        running.ask_planned = false;
-        let Some(node) = self.data.node.filter(|_| running.wants_volume) else { return };
-        if self.is_asking() {
-            return self.plan_ask(RETRY / 10);
-        }
-        self.data_asks(&MetaServiceRequest::CreateVolume { node });
-    }
-
-    fn data_reports(&mut self) {
-        let Some(running) = self.data.running.as_mut() else { return };
-        running.report_planned = false;
-        let Some(node) = self.data.node else { return };
-        if self.is_asking() {
-            return self.plan_report(RETRY / 10);
-        }
-        let Some(running) = self.data.running.as_mut() else { return };
-        let deleted = std::mem::take(&mut running.deleted);
-        let stat = DataStat {
-            node,
-            capacity: 1 << 40,
-            available: 1 << 39,
-            puts: 0,
-            gets: 0,
-            put_bytes: 0,
-            get_bytes: 0,
-            syncs: 0,
-            volumes: running.volumes.values().map(|volume| volume.stat()).collect(),
-        };
-        self.data_asks(&MetaServiceRequest::Report { request: ReportRequest { stat, deleted } });
-    }
-
-    pub fn data_lost_connection(&mut self, tag: Tag) {
-        let Some(running) = self.data.running.as_mut() else { return };
-        if tag.life != self.data.life || running.asked != Some(tag.call) {
-            return;
-        }
-        running.asked = None;
-        self.data_timer(RETRY, DataTimer::Register);
-    }
-
-    pub fn data_hears(&mut self, tag: Tag, answer: MetaServiceResponse) {
-        let Some(running) = self.data.running.as_mut() else { return };
-        if tag.life != self.data.life || running.asked != Some(tag.call) {
-            return;
-        }
-        running.asked = None;
-        if !matches!(answer, MetaServiceResponse::Report(Ok(_))) {
-            say!(self, "data hears {answer:?}");
-        }
-        match answer {
-            MetaServiceResponse::Register(Ok(reply)) => {
-                assert!(self.data.node.is_none_or(|node| node == reply.node), "the node has another number");
-                self.data.node = Some(reply.node);
-                self.plan_report(0);
-                self.plan_ask(0);
-            }
-            MetaServiceResponse::CreateVolume(Ok(volume)) => self.data_makes_volume(volume),
-            MetaServiceResponse::Report(Ok(reply)) => self.data_deletes(reply.delete),
-            _ => self.data_timer(RETRY, DataTimer::Register),
-        }
-        if self.data.disk.is_off() {
-            say!(self, "power of data went off");
-            self.data_loses_power();
-        }
-    }
-
-    fn data_makes_volume(&mut self, id: VolumeId) {
-        assert!(self.record.volumes.insert(id), "volume {id} is given twice");
-        let (Some(node), nonce) = (self.data.node, self.rng.random()) else { return };
-        let Some(running) = self.data.running.as_mut() else { return };
-        running.wants_volume = false;
-        let disk = running.lanes.disk.clone();
-        match Volume::create(disk, owner(node), id, 0, nonce, LIMITS) {
-            Ok(volume) => {
-                let volume = Arc::new(volume);
-                running.volumes.insert(id, volume.clone());
-                running.lanes.open.lock().spare = Some(volume);
-                let waiting = std::mem::take(&mut running.waiting);
-                let answers = running.put(waiting);
-                self.data_answers(answers);
-            }
-            Err(error) => {
-                say!(self, "volume {id} not made: {error}");
-                if let Some(running) = self.data.running.as_mut() {
-                    running.wants_volume = true;
-                }
-                self.plan_ask(RETRY);
-            }
-        }
-    }
-
-    fn data_deletes(&mut self, blocks: Vec<BlockRef>) {
-        self.record.deletes_begin(&blocks);
-        let Some(running) = self.data.running.as_mut() else { return };
-        let mut by_volume: BTreeMap<VolumeId, Vec<BlockRef>> = BTreeMap::new();
-        for block in blocks {
-            by_volume.entry(block.volume).or_default().push(block);
-        }
-        for (id, blocks) in by_volume {
-            let volume = running.volumes.get(&id).cloned();
-            let deleted = volume.as_ref().map_or(Ok(()), |volume| volume.delete(&blocks));
-            let no_space = deleted.as_ref().is_err_and(is_full);
-            // What is reserved is for this.
-            assert!(!no_space || self.plan.data_disk, "a full disk keeps blocks from being deleted");
-            if deleted.is_ok() {
-                if self.data.full {
-                    self.record.deletes_when_full += blocks.len() as u64;
-                }
-                volume.inspect(|volume| running.retire(volume));
-                self.record.deletes_end(&blocks);
-                running.deleted.extend(blocks);
-            }
-        }
-        // What was deleted is confirmed at once: there may be more.
-        let pause = if running.deleted.is_empty() { REPORT_EVERY } else { 0 };
-        self.plan_report(pause);
     }
 }

@@ -22,6 +22,8 @@ pub enum Fault {
     DataDisk,
     DataFull,
     DataHasRoom,
+    MetaFull,
+    MetaHasRoom,
     MountDies,
     Cut,
     Partition,
@@ -29,7 +31,12 @@ pub enum Fault {
 
 impl World {
     pub fn plan_faults(&mut self) {
-        self.plan_full_disk();
+        if self.plan.data_full {
+            self.plan_full_disk(Fault::DataFull, Fault::DataHasRoom);
+        }
+        if self.plan.meta_full {
+            self.plan_full_disk(Fault::MetaFull, Fault::MetaHasRoom);
+        }
         let plan = self.plan.clone();
         let kinds: Vec<Fault> = [
             (plan.meta_kill, Fault::MetaKill),
@@ -58,15 +65,12 @@ impl World {
     }
 
     /// Some bytes are left, and some are free again later.
-    fn plan_full_disk(&mut self) {
-        if !self.plan.data_full {
-            return;
-        }
+    fn plan_full_disk(&mut self, runs_full: Fault, has_room: Fault) {
         let half = self.plan.horizon / 2;
         let full = self.rng.random_range(SECOND / 2..half);
-        self.schedule(full, Event::Fault(Fault::DataFull));
+        self.schedule(full, Event::Fault(runs_full));
         let room = full + self.rng.random_range(half / 2..half);
-        self.schedule(room, Event::Fault(Fault::DataHasRoom));
+        self.schedule(room, Event::Fault(has_room));
     }
 
     pub fn fault(&mut self, fault: Fault) {
@@ -105,13 +109,15 @@ impl World {
                 self.data.disk.limit(Some(more));
             }
             Fault::DataHasRoom => self.data.disk.limit(None),
+            Fault::MetaFull => self.meta_runs_full(),
+            Fault::MetaHasRoom => self.meta_has_room(),
             Fault::MountDies => {
                 let index = self.rng.random_range(0..self.mounts.len());
                 self.mount_dies(index);
             }
             Fault::Cut => {
-                let index = self.rng.random_range(0..self.mounts.len());
-                self.cut(index);
+                let index = self.rng.random_range(0..=self.mounts.len());
+                if index < self.mounts.len() { self.cut(index) } else { self.data_cut() }
             }
             Fault::Partition => self.partition(),
             _ => {}
@@ -151,6 +157,7 @@ impl World {
 
     /// What was to fail soon, fails now.
     fn heal_meta(&mut self) {
+        self.meta_has_room();
         if self.meta.is_up() {
             let disk = if self.chance(50) { self.killed_disk() } else { self.powerless_disk() };
             self.meta_dies(disk);

@@ -46,3 +46,21 @@ fn a_file_that_is_closed_before_it_is_made_again() {
 fn a_delete_that_only_the_kernel_knew() {
     run_seed(970);
 }
+
+/// A block of one file of a few bytes was moved into one like it, again and again: of its summary, the part that each has counted as dead.
+#[test]
+fn a_tiny_file_that_is_moved_for_ever() {
+    run_seed(275);
+}
+
+/// What had been refused for want of room was done after all, when the mount repeated it after a loss of power.
+#[test]
+fn what_had_failed_is_done_later() {
+    run_seed(290);
+}
+
+/// An attach came over a connection that had been given up, after the one over the next, and took back what that had said of open files.
+#[test]
+fn an_attach_that_is_overtaken_by_the_next() {
+    run_seed(2520);
+}

@@ -10,9 +10,11 @@
 )]
 
 mod checks;
+mod content;
 mod data;
 mod faults;
 mod found;
+mod full;
 mod meta;
 mod mount;
 mod net;
@@ -86,6 +88,12 @@ fn run_seeds(seeds: Range<u64>) -> Record {
         sum.puts_without_room += record.puts_without_room;
         sum.deletes_when_full += record.deletes_when_full;
         sum.puts_with_room_again += record.puts_with_room_again;
+        sum.refusals += record.refusals;
+        sum.cleanings += record.cleanings;
+        sum.cleanings_in_part += record.cleanings_in_part;
+        sum.cleanings_in_vain += record.cleanings_in_vain;
+        sum.cleanings_lost += record.cleanings_lost;
+        sum.cleanings_when_full += record.cleanings_when_full;
     }
     sum
 }
@@ -106,7 +114,8 @@ fn random_seeds() {
     println!(
         "{rounds} seeds from {first} on: {} events, {} faults, {} restarts of meta, {} failures of its disk, {} checkpoints, {} evictions, \
          {} replays, {} repeated messages, {} answers checked, {} commits, {} blocks deleted, {} reads, {} lock grants, \
-         {} locks lost with the power, {} looks, {} puts without room, {} blocks deleted then, {} with room again",
+         {} locks lost with the power, {} looks, {} puts without room, {} blocks deleted then, {} with room again, \
+         {} cleanings, {} of them in part, {} in vain, {} lost, {} on a full disk, {} operations refused for want of room",
         sum.events,
         sum.faults,
         sum.restarts,
@@ -124,7 +133,13 @@ fn random_seeds() {
         sum.looks,
         sum.puts_without_room,
         sum.deletes_when_full,
-        sum.puts_with_room_again
+        sum.puts_with_room_again,
+        sum.cleanings,
+        sum.cleanings_in_part,
+        sum.cleanings_in_vain,
+        sum.cleanings_lost,
+        sum.cleanings_when_full,
+        sum.refusals
     );
     // What never happens proves nothing.
     let happened = [
@@ -142,10 +157,17 @@ fn random_seeds() {
         sum.looks,
         sum.puts_without_room,
         sum.puts_with_room_again,
+        sum.cleanings,
+        sum.cleanings_in_part,
+        sum.cleanings_lost,
+        sum.refusals,
     ];
     assert!(rounds < ROUNDS || happened.iter().all(|count| *count > rounds / 10), "{happened:?}");
     // Most deletes come of new data, for which there is no room.
     assert!(rounds < ROUNDS || sum.deletes_when_full > rounds / 50);
+    // Others must change or remove just what is being moved.
+    assert!(rounds < ROUNDS || sum.cleanings_in_vain > rounds / 100);
+    assert!(rounds < ROUNDS || sum.cleanings_when_full > rounds / 100);
 }
 
 /// Else a seed that fails could not be looked at.

@@ -32,6 +32,8 @@ use tarpc::server::Serve;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+/// What only those who remove may take of its disk.
+pub const RESERVE: u64 = 4 << 20;
 /// The daemon's defaults.
 pub const TIMES: SessionTimes = SessionTimes {
     timeout: Duration::from_secs(30),
@@ -57,6 +59,8 @@ pub enum MetaTimer {
     Sweep,
     GraceEnds,
     Reap(Ino),
+    /// It was begun, and has not come to its end.
+    ReapAgain(Ino),
     Scan,
     /// A call that has waited long enough is answered without.
     GiveUp(Tag),
@@ -69,6 +73,8 @@ pub struct Meta {
     pub life: u64,
     pub clock: Arc<DriftingClock>,
     running: Option<Running>,
+    /// Its disk is full.
+    pub full: bool,
     /// Where everybody works together.
     pub shared: Shared,
 }
@@ -90,6 +96,8 @@ struct Call {
     otherwise: Option<MetaServiceResponse>,
     /// A session that is over when this is answered.
     ends: Option<SessionId>,
+    /// The batch that it brings, by its first operation.
+    batch: Option<(SessionId, Seq)>,
 }
 
 /// In the order in which it ends.
@@ -104,7 +112,7 @@ struct Running {
 
 impl Meta {
     pub fn new(clock: Arc<DriftingClock>) -> Meta {
-        Meta { disk: SimDisk::new(), life: 0, clock, running: None, shared: Shared::default() }
+        Meta { disk: SimDisk::new(), life: 0, clock, running: None, full: false, shared: Shared::default() }
     }
 
     pub fn is_up(&self) -> bool {
@@ -121,7 +129,7 @@ fn config() -> MachineConfig {
     MachineConfig {
         cache_bytes: 1 << 20,
         segment_bytes: 8 << 10,
-        reserve_bytes: 0,
+        reserve_bytes: RESERVE,
         threads: false,
         ..MachineConfig::default()
     }
@@ -163,6 +171,7 @@ impl World {
         drop(_inside);
         self.meta.shared = shared;
         drop((machine, runtime));
+        self.limit_meta();
         self.plan_cut(At::Meta);
         self.meta_start();
     }
@@ -181,10 +190,16 @@ impl World {
                 self.meta.disk = self.powerless_disk();
                 return self.meta_timer(MILLI, MetaTimer::Start);
             }
+            Err(error) if self.meta.full => {
+                say!(self, "meta does not start on a full disk: {error}");
+                drop(runtime);
+                self.meta.disk = self.killed_disk();
+                return self.meta_timer(SECOND, MetaTimer::Start);
+            }
             Err(error) => panic!("meta does not start: {error}"),
         };
         let clock: Arc<dyn Clock> = self.meta.clock.clone();
-        let (service, reaper) = Service::over(machine.clone(), TIMES, clock, 0);
+        let (service, reaper) = Service::over(machine.clone(), TIMES, clock, self.meta.life);
         say!(
             self,
             "meta {} up: epoch {}, applied {}",
@@ -238,8 +253,9 @@ impl World {
     pub fn powerless_disk(&mut self) -> SimDisk {
         self.power_went |= self.meta.disk.is_off();
         let after = self.meta.disk.power_cycle(self.rng.random());
-        drop(self.meta.disk.kill());
-        after
+        drop(std::mem::replace(&mut self.meta.disk, after).kill());
+        self.limit_meta();
+        self.meta.disk.clone()
     }
 
     pub fn meta_gets(&mut self, tag: Tag, life: u64, request: &[u8]) {
@@ -268,11 +284,15 @@ impl World {
         if let Some(session) = ends {
             self.record.ending.insert(session);
         }
+        let batch = match &request {
+            MetaServiceRequest::Apply { batch } => Some((batch.session, batch.first)),
+            _ => None,
+        };
         let Some(running) = self.meta.running.as_mut() else { return };
         let waits = otherwise.is_some();
-        let service = running.service.clone();
+        let service = running.service.for_connection(tag.link);
         let work = Box::pin(service.serve().serve(context_within(Duration::from_secs(3600)), request));
-        running.calls.push(Call { tag, work, otherwise, ends });
+        running.calls.push(Call { tag, work, otherwise, ends, batch });
         if waits {
             self.meta_timer(kept, MetaTimer::GiveUp(tag));
         }
@@ -298,9 +318,13 @@ impl World {
             }
             MetaTimer::GraceEnds => running.service.sessions().end_recovery(),
             MetaTimer::Reap(ino) => {
-                // Pending only where the disk failed: then the machine has, too.
-                let _ended =
-                    reaper::reap(&running.machine, running.service.sessions(), vec![ino]).now_or_never();
+                let begun = reaper::begin(running.service.sessions(), vec![ino]);
+                drop(_inside);
+                return begun.into_iter().for_each(|ino| self.reap(ino));
+            }
+            MetaTimer::ReapAgain(ino) => {
+                drop(_inside);
+                return self.reap(ino);
             }
             MetaTimer::Scan => {
                 // An error of the disk shows as the machine's failure.
@@ -336,6 +360,19 @@ impl World {
         self.pump();
     }
 
+    /// Removes a file, if there is room to note it.
+    fn reap(&mut self, ino: Ino) {
+        let Some(running) = self.meta.running.as_ref() else { return };
+        let inside = running.runtime.enter();
+        let reaped = reaper::reap_some(&running.machine, running.service.sessions(), &[ino]).now_or_never();
+        drop(inside);
+        // Pending only where the disk failed: then the machine has, too.
+        if let Some(Err(_)) = reaped {
+            self.meta_timer(micros(reaper::RETRY_AFTER), MetaTimer::ReapAgain(ino));
+        }
+        self.pump();
+    }
+
     /// False if the daemon is away.
     pub fn checkpoint_now(&mut self) -> bool {
         let Some(running) = self.meta.running.as_ref() else { return false };
@@ -363,7 +400,7 @@ impl World {
             let mut context = Context::from_waker(Waker::noop());
             running.calls.retain_mut(|call| match call.work.as_mut().poll(&mut context) {
                 Poll::Ready(answer) => {
-                    answers.push((call.tag, call.ends, answer));
+                    answers.push((call.tag, call.ends, call.batch, answer));
                     false
                 }
                 Poll::Pending => true,
@@ -381,7 +418,12 @@ impl World {
         if let Some(why) = failed {
             return self.meta_failed(&why);
         }
-        for (tag, ends, answer) in answers {
+        for (tag, ends, batch, answer) in answers {
+            if let (Some((session, first)), Ok(MetaServiceResponse::Apply(Ok(reply)))) = (batch, &answer)
+                && let Some(record) = self.record.sessions.get_mut(&session)
+            {
+                record.note_results(first, &reply.results);
+            }
             if let Some(session) = ends {
                 self.record.ended(session);
             }

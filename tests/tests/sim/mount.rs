@@ -16,7 +16,9 @@ use cairn_common::error::FsError;
 use cairn_common::ids::{BlockRef, Epoch, Ino, Seq, SessionId};
 use cairn_common::namespace::op::{OpBody, OpResult};
 use cairn_common::proto::meta::{CloseItem, InoRange};
+use cairn_common::wire::Payload;
 use cairn_mountd::client::OpTicket;
+use cairn_mountd::client::answers::Taken;
 use cairn_mountd::client::oplog::OpLog;
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -100,7 +102,9 @@ pub enum Lock {
 }
 
 pub struct Write {
-    pub bytes: Bytes,
+    /// The block: the bytes of all stretches, and a summary.
+    pub payload: Payload,
+    pub summary_len: u32,
     pub stretches: Stretches,
 }
 
@@ -111,8 +115,10 @@ pub struct Process {
     attached: bool,
     attaching: bool,
     pub session: Option<SessionId>,
+    /// What the last attach was answered.
+    last: Option<Taken>,
     pub log: OpLog,
-    tickets: VecDeque<(Expected, OpTicket, Purpose)>,
+    pub tickets: VecDeque<(Expected, OpTicket, Purpose)>,
     calls: BTreeMap<u64, Asked>,
     pub next_call: u64,
     sent: Seq,
@@ -147,6 +153,7 @@ impl Process {
             attached: false,
             attaching: false,
             session: None,
+            last: None,
             log: OpLog::default(),
             tickets: VecDeque::new(),
             calls: BTreeMap::new(),
@@ -174,6 +181,7 @@ impl Process {
     /// The session is over: the next one begins with nothing.
     fn forget_session(&mut self) {
         self.session = None;
+        self.last = None;
         self.log.clear();
         self.tickets.clear();
         self.sent = Seq(0);
@@ -388,6 +396,13 @@ impl Process {
         files.extend(&self.unnamed);
         files.sort_unstable();
         files
+    }
+
+    /// A file that it made and opened is not there.
+    pub fn never_opened(&mut self, ino: Ino) {
+        self.opens.remove(&ino);
+        self.unnamed.remove(&ino);
+        self.closing.retain(|(closing, _)| *closing != ino);
     }
 
     /// A new inode number.

@@ -35,6 +35,8 @@ pub struct Plan {
     pub data_disk: bool,
     /// The data daemon's disk runs full, and has room again later.
     pub data_full: bool,
+    /// The same of the metadata daemon's.
+    pub meta_full: bool,
     pub mount_dies: bool,
     pub cuts: bool,
     pub partitions: bool,
@@ -71,8 +73,9 @@ impl Plan {
         };
         // Drawn last, so that other seeds stay what they were.
         plan.data_full = rng.random_range(0..100) < 30;
+        plan.meta_full = rng.random_range(0..100) < 30;
         if plan.calm {
-            plan.data_full = false;
+            (plan.data_full, plan.meta_full) = (false, false);
             (plan.faults, plan.loss_permille) = (0, 0);
             (plan.meta_power, plan.data_power) = (false, false);
         }

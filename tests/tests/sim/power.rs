@@ -95,6 +95,7 @@ fn sweep(seed: u64, at: At, circuit: Circuit) -> u64 {
 fn check_script(world: &World) {
     let record = &world.record;
     let happened = [record.volumes.len() as u64, record.commits, record.deletes, record.checkpoints];
+    assert!(record.cleanings > 0, "the script waits for a cleaning");
     assert!(happened[0] >= 4 && happened[1] >= 8 && happened[2] >= 6 && happened[3] >= 3, "{happened:?}");
 }
 

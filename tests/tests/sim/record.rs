@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use cairn_common::attr::{Caller, Timestamp};
+use cairn_common::error::FsError;
 use cairn_common::ids::{BlockRef, Ino, Seq, SessionId, VolumeId};
 use cairn_common::namespace::init_root;
 use cairn_common::namespace::op::{Op, OpResult};
@@ -19,7 +20,7 @@ pub struct Record {
     pub epoch: u64,
     inos: Vec<InoRange>,
     pub volumes: BTreeSet<VolumeId>,
-    /// What a mount was told is stored, and whether it may have been deleted since.
+    /// What a mount or the cleaner was told is stored, and whether it may have been deleted since.
     pub blocks: BTreeMap<BlockRef, Stored>,
     // How much has happened: a run in which nothing does proves nothing.
     pub events: u64,
@@ -41,11 +42,21 @@ pub struct Record {
     pub puts_without_room: u64,
     pub deletes_when_full: u64,
     pub puts_with_room_again: u64,
+    /// Cleanings after which files use the new block, and those of them in which some of it was changed meanwhile; those that
+    /// came too late for all of it, and those that were given up on the way. Blocks that were cleaned on a full disk.
+    pub cleanings: u64,
+    pub cleanings_in_part: u64,
+    pub cleanings_in_vain: u64,
+    pub cleanings_lost: u64,
+    pub cleanings_when_full: u64,
+    /// Operations that were refused for want of room.
+    pub refusals: u64,
     /// How long the journal is at least, as mounts were told.
     pub journal_told: u64,
 }
 
 pub struct Stored {
+    /// All of it, the summary at its end included.
     pub bytes: Bytes,
     /// Its delete was asked for.
     pub deleted: bool,
@@ -63,6 +74,14 @@ pub struct SessionRecord {
     pub durable: Seq,
     /// The last that was answered.
     pub answered: Seq,
+    /// The first of the last batch that was sent.
+    pub batch: Seq,
+    /// For which there was no room when they were applied, or no file any more.
+    refused: BTreeSet<u64>,
+    /// Of which the mount was told that they failed: they happen neither then nor later.
+    pub failed: BTreeSet<u64>,
+    /// Some of them for want of room.
+    pub has_refusals: bool,
     /// The mount's own directory.
     pub dir: Option<Ino>,
     /// Numbers of operations that append to the journal.
@@ -78,10 +97,30 @@ impl SessionRecord {
             sent: Seq(0),
             durable: Seq(0),
             answered: Seq(0),
+            batch: Seq(0),
+            refused: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            has_refusals: false,
             dir: None,
             appends: BTreeSet::new(),
             alive: true,
         }
+    }
+
+    /// The server applied operations from `first` on, or did so before.
+    pub fn note_results(&mut self, first: Seq, results: &[OpResult]) {
+        for (seq, result) in (first.0..).zip(results) {
+            if matches!(result, Err(FsError::NoSpace | FsError::Stale)) {
+                self.refused.insert(seq);
+            } else {
+                self.refused.remove(&seq);
+            }
+        }
+    }
+
+    /// This operation changes nothing.
+    pub fn is_void(&self, seq: u64) -> bool {
+        self.refused.contains(&seq) || self.failed.contains(&seq)
     }
 
     /// The mount was told that all up to `durable` is on stable storage.
@@ -91,6 +130,12 @@ impl SessionRecord {
 }
 
 impl Record {
+    /// Someone was told that a block is on stable storage.
+    pub fn stores(&mut self, block: BlockRef, bytes: Bytes) {
+        let before = self.blocks.insert(block, Stored { bytes, deleted: false, gone: false });
+        assert!(before.is_none(), "block {block} is given twice");
+    }
+
     /// A range of inode numbers was given: nobody may have had one of them before.
     pub fn gives_inos(&mut self, range: InoRange) {
         let end = |range: &InoRange| range.first.0 + range.count;

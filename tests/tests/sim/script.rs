@@ -38,6 +38,8 @@ pub enum Action {
     Checkpoint,
     /// Blocks that no file uses any more are deleted.
     Deleted,
+    /// What is live of others was moved, where that gives back space.
+    Cleaned,
 }
 
 /// More than four volumes of data, and some segments of the log.
@@ -70,6 +72,7 @@ pub const SCRIPT: &[Action] = &[
     Action::Truncate("two", 20_000),
     Action::Label("uno"),
     Action::Sync,
+    Action::Cleaned,
     // Replaced by a rename, as an editor saves.
     Action::File("new"),
     Action::Write(&[("new", 0, 50_000)]),
@@ -126,6 +129,7 @@ impl World {
             Action::Sync => return self.is_synced(index),
             Action::Checkpoint => return self.checkpoint_now(),
             Action::Deleted => return self.are_dead_blocks_gone(),
+            Action::Cleaned => return self.clean_now(),
             _ => {
                 let body = self.operation(index, action);
                 self.submit(index, body, Purpose::Own);

@@ -3,7 +3,6 @@
 use crate::data::{Answer, Call};
 use crate::mount::{DATA_LINK, Lock, MountTimer, Purpose, Write, passes};
 use crate::net::{Peer, Tag};
-use crate::record::Stored;
 use crate::say;
 use crate::work;
 use crate::world::{MILLI, SECOND, World};
@@ -14,6 +13,7 @@ use cairn_common::error::FsError;
 use cairn_common::ids::{Ino, Seq};
 use cairn_common::namespace::op::{LockFamily, LockOwner, LockRequest, LockType, OpBody, OpResult, Rename};
 use cairn_common::proto::data::{GetRequest, PutRequest};
+use cairn_common::summary;
 use cairn_common::wire::Payload;
 use cairn_common::wire::checksum::piece_checksums;
 use cairn_mountd::client::oplog::Refused;
@@ -141,13 +141,16 @@ impl World {
 
     /// New bytes, in one block.
     pub fn write_stretches(&mut self, index: usize, stretches: work::Stretches) {
-        let length: u32 = stretches.iter().map(|(.., length)| length).sum();
-        let mut bytes = vec![0; length as usize];
+        let entries = work::entries(&stretches);
+        let mut bytes = vec![0; entries.iter().map(|entry| entry.length as usize).sum()];
         self.rng.fill(&mut bytes[..]);
+        let summary = summary::encode(&entries);
+        let summary_len = summary.len() as u32;
+        let payload = Payload::from_segments(vec![bytes.into(), summary.into()]);
         let process = self.mounts[index].process.as_mut().expect("it lives");
         let id = process.next_call;
         process.next_call += 1;
-        process.writes.insert(id, Write { bytes: bytes.into(), stretches });
+        process.writes.insert(id, Write { payload, summary_len, stretches });
         self.put(index, id);
     }
 
@@ -156,9 +159,9 @@ impl World {
         let Some(process) = self.mounts[index].process.as_mut() else { return };
         process.reads.remove(&id);
         let (Some(write), Some(session)) = (process.writes.get(&id), process.session) else { return };
-        let payload = Payload::from(write.bytes.clone());
+        let (payload, summary_len) = (write.payload.clone(), write.summary_len);
         let checksums = piece_checksums(payload.segments());
-        let request = PutRequest { session, summary_len: 0, checksums, payload };
+        let request = PutRequest { session, summary_len, checksums, payload };
         let tag = Tag { peer: Peer::Mount(index), life, link: DATA_LINK, call: id };
         self.send_to_data(tag, Call::Put(request));
         self.mount_timer(index, PUT_DEADLINE, MountTimer::PutAgain(id));
@@ -209,11 +212,11 @@ impl World {
         let Some(process) = self.mounts[index].process.as_mut() else { return };
         // A second answer, to a repeated put: its block is never committed.
         let Some(write) = process.writes.remove(&id) else { return };
-        let stored = Stored { bytes: write.bytes, deleted: false, gone: false };
-        let before = self.record.blocks.insert(block, stored);
-        assert!(before.is_none(), "block {block} is given twice");
+        let bytes = write.payload.into_bytes();
+        let length = bytes.len() as u32;
+        self.record.stores(block, bytes);
         let files = process.files();
-        if let Some(body) = work::commit(block, &write.stretches, &files, time) {
+        if let Some(body) = work::commit((block, length), &write.stretches, &files, time) {
             self.record.commits += 1;
             self.submit(index, body, Purpose::Own);
             self.mount_ready(index);
@@ -230,12 +233,16 @@ impl World {
         self.record.reads += 1;
     }
 
-    /// A block may be gone only if the file has changed since it was asked for.
+    /// A block may be gone only if the file has changed since it was asked for, or what is live of the block was moved.
     fn check_data_error(&mut self, index: usize, id: u64, error: FsError) {
         let Some(process) = self.mounts[index].process.as_ref() else { return };
         let Some((block, ..)) = process.reads.get(&id) else { return };
         let uses = process.own.as_ref().is_some_and(|own| own.uses(*block));
-        assert!(error != FsError::NotFound || !uses, "block {block} of a file of mount {index} is gone");
+        let deleted = self.record.blocks[block].deleted;
+        assert!(
+            error != FsError::NotFound || !uses || deleted,
+            "block {block} of a file of mount {index} is gone"
+        );
     }
 
     // Together ------------------------------------------------------------------------------------
@@ -278,6 +285,9 @@ impl World {
     /// Operations that depend on what others do may be refused when they are repeated; own ones never.
     pub fn could_not_be_repeated(&mut self, index: usize, refused: &Refused) {
         say!(self, "mount {index} lost {:?}: {}", refused.op.body, refused.error);
+        if self.note_refused(index, refused) {
+            return;
+        }
         let shared = self.meta.shared;
         match &refused.op.body {
             OpBody::Create(create) if create.parent == shared.dir => {}
@@ -357,7 +367,7 @@ impl World {
                     self.unlock(index);
                 }
             }
-            Err(FsError::WouldBlock) => {
+            Err(FsError::WouldBlock | FsError::NoSpace) => {
                 process.lock = Lock::Refused;
                 self.plan_lock_retry(index);
             }

@@ -12,8 +12,10 @@ use cairn_common::namespace::op::{
 };
 use cairn_common::namespace::tables::Read;
 use cairn_common::namespace::twin::Twin;
+use cairn_common::summary::SummaryEntry;
 use rand::Rng;
 use rand::rngs::StdRng;
+use std::collections::BTreeSet;
 
 /// Most names in the own directory: what is made beyond is removed first.
 const NAMES_MAX: usize = 24;
@@ -53,6 +55,23 @@ impl Own {
         files.sort_unstable();
         files.dedup();
         files
+    }
+
+    /// True if an operation concerns an inode that has no name.
+    pub fn has_nameless(&self, body: &OpBody) -> bool {
+        let inos = match body {
+            OpBody::SetAttr { ino, .. }
+            | OpBody::SetXattr { ino, .. }
+            | OpBody::RemoveXattr { ino, .. }
+            | OpBody::Append { ino, .. }
+            | OpBody::Fallocate { ino, .. }
+            | OpBody::Link { ino, .. } => vec![*ino],
+            OpBody::CloneRange { from, to, .. } => vec![*from, *to],
+            OpBody::Commit(commit) => commit.files.iter().map(|file| file.ino).collect(),
+            _ => Vec::new(),
+        };
+        let named: BTreeSet<Ino> = self.names().iter().map(|named| named.ino).collect();
+        inos.iter().any(|ino| !named.contains(ino))
     }
 
     pub fn uses(&self, block: BlockRef) -> bool {
@@ -198,31 +217,40 @@ pub fn stretches(files: &[Ino], rng: &mut StdRng) -> Stretches {
     chosen
 }
 
-/// The commit that makes a block visible, of those files that still have a name.
-pub fn commit(block: BlockRef, stretches: &Stretches, files: &[Ino], time: Timestamp) -> Option<OpBody> {
-    let (mut at, mut pieces, mut commits) = (0, Vec::new(), Vec::<FileCommit>::new());
-    for (ino, offset, length) in stretches {
-        let extent = Extent {
-            offset: *offset,
-            length: u64::from(*length),
-            data: ExtentData::Block { block, offset: at },
-        };
-        at += length;
-        if files.binary_search(ino).is_err() {
+/// What a block of these is written for, as its summary says.
+pub fn entries(stretches: &Stretches) -> Vec<SummaryEntry> {
+    let mut end = 0;
+    let entry = |&(ino, offset, length): &(Ino, u64, u32)| {
+        let at = end;
+        end += length;
+        SummaryEntry { ino, offset, at, length }
+    };
+    stretches.iter().map(entry).collect()
+}
+
+/// The commit that makes a block of so many bytes visible, of those files that still have a name.
+pub fn commit(
+    (block, length): (BlockRef, u32),
+    stretches: &Stretches,
+    files: &[Ino],
+    time: Timestamp,
+) -> Option<OpBody> {
+    let (mut pieces, mut commits) = (Vec::new(), Vec::<FileCommit>::new());
+    for SummaryEntry { ino, offset, at, length } in entries(stretches) {
+        if files.binary_search(&ino).is_err() {
             continue;
         }
+        let data = ExtentData::Block { block, offset: at };
+        let extent = Extent { offset, length: u64::from(length), data };
         let end = extent.offset + extent.length;
-        pieces.push(Piece { ino: *ino, extent });
-        match commits.iter_mut().find(|commit| commit.ino == *ino) {
+        pieces.push(Piece { ino, extent });
+        match commits.iter_mut().find(|commit| commit.ino == ino) {
             Some(commit) => commit.size_at_least = commit.size_at_least.max(end),
-            None => commits.push(FileCommit {
-                ino: *ino,
-                size_at_least: end,
-                mtime: Some(time),
-                kill_suidgid: false,
-            }),
+            None => {
+                commits.push(FileCommit { ino, size_at_least: end, mtime: Some(time), kill_suidgid: false });
+            }
         }
     }
-    let body = Commit { blocks: vec![(block, at)], pieces, files: commits };
+    let body = Commit { blocks: vec![(block, length)], pieces, files: commits };
     (!body.pieces.is_empty()).then_some(OpBody::Commit(body))
 }

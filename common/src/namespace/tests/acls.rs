@@ -8,7 +8,7 @@ use crate::error::FsError;
 use crate::ids::Ino;
 use bytes::Bytes;
 
-const ACCESS: &str = "system.posix_acl_access";
+pub(super) const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
 
 const USER_OBJ: u8 = 1;
@@ -29,7 +29,7 @@ fn acl(entries: &[(u8, u8, u8)]) -> Vec<u8> {
 }
 
 /// `u::U,u:7:rwx,g::G,m::M,o::O`
-fn extended(user: u8, group: u8, mask: u8, other: u8) -> Vec<u8> {
+pub(super) fn extended(user: u8, group: u8, mask: u8, other: u8) -> Vec<u8> {
     acl(&[
         (USER_OBJ, user, 255),
         (USER, 7, 7),

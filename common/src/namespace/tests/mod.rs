@@ -5,6 +5,7 @@
 
 mod acls;
 mod attrs;
+mod check_rules;
 mod content;
 mod content_model;
 mod directories;

@@ -9,7 +9,7 @@
 
 mod plan;
 
-pub use plan::{Batch, Candidate, Packed, SOURCES_MAX, Source, best, candidates, ranges};
+pub use plan::{Batch, Candidate, Found, Packed, SOURCES_MAX, Source, best, candidates, entries, ranges};
 
 use super::Store;
 use super::link::MetaLink;
@@ -17,19 +17,17 @@ use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, VolumeId};
 use cairn_common::namespace::tables::BlockUse;
 use cairn_common::proto::meta::{BLOCKS_PER_REPLY, LivePieces};
-use cairn_common::summary::{self, SummaryEntry};
+use cairn_common::summary::SummaryEntry;
 use futures::future::try_join_all;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 /// How often it is looked whether there is reason for a pass.
 const TICK: Duration = Duration::from_millis(100);
-/// The same while nothing is stored.
-const QUIET: Duration = Duration::from_secs(1);
 /// Pause between two passes without a reason.
 const EVERY: Duration = Duration::from_secs(30);
 /// A look at very many blocks is followed by so many times its length without one.
@@ -57,10 +55,18 @@ pub async fn run(store: Arc<Store>, meta: Arc<dyn MetaLink>, shutdown: Cancellat
     let mut seen = 0;
     loop {
         let stored = cleaner.store.put_bytes();
-        // An idle daemon wakes up seldom.
-        let tick = if stored == seen && !pace.moved { QUIET } else { TICK };
+        // An idle daemon sleeps.
+        let idle = stored == seen && !pace.moved;
         seen = stored;
-        if shutdown.run_until_cancelled(sleep(tick)).await.is_none() {
+        let look = async {
+            if idle {
+                // Either way it is time to look.
+                drop(timeout_at(pace.due(stored).into(), cleaner.store.stores_beyond(stored)).await);
+            } else {
+                sleep(TICK).await;
+            }
+        };
+        if shutdown.run_until_cancelled(look).await.is_none() {
             return;
         }
         if !pace.is_due(Instant::now(), cleaner.store.put_bytes()) {
@@ -93,9 +99,14 @@ impl Pace {
         Pace { earliest: now, next: now, stored: 0, moved: false }
     }
 
-    fn is_due(&self, now: Instant, stored: u64) -> bool {
+    /// When the next pass begins if nothing more is stored.
+    fn due(&self, stored: u64) -> Instant {
         let reason = self.moved || stored.saturating_sub(self.stored) >= CHURN;
-        now >= self.next || reason && now >= self.earliest
+        if reason { self.earliest.min(self.next) } else { self.next }
+    }
+
+    fn is_due(&self, now: Instant, stored: u64) -> bool {
+        now >= self.due(stored)
     }
 
     fn passed(&mut self, end: Instant, stored: u64, Passed { moved, looked }: Passed) {
@@ -125,15 +136,6 @@ pub struct Passed {
 /// now have less to move a little later.
 fn blocks_at_once(looked: Duration) -> usize {
     usize::try_from(looked.as_millis() / 2).unwrap_or(usize::MAX).clamp(SOURCES_MAX, 64 * SOURCES_MAX)
-}
-
-/// What is found of a block that is worth cleaning.
-enum Found {
-    Source(Source),
-    /// It can't be moved as long as so many bytes of it are live.
-    Unmovable(u64),
-    /// It is gone meanwhile.
-    Nothing,
 }
 
 impl Cleaner {
@@ -212,7 +214,8 @@ impl Cleaner {
     }
 
     /// What is live of a block.
-    async fn source(&self, Candidate { block, live, taken }: Candidate) -> FsResult<Found> {
+    async fn source(&self, candidate: Candidate) -> FsResult<Found> {
+        let Candidate { block, live, .. } = candidate;
         let (payload, summary_len) = match self.store.whole(block).await {
             Ok(whole) => whole,
             Err(FsError::NotFound) => return Ok(Found::Nothing),
@@ -220,18 +223,14 @@ impl Cleaner {
             Err(FsError::Corrupt | FsError::Io) => return Ok(Found::Unmovable(live)),
             Err(error) => return Err(error),
         };
-        let Some(entries) = entries_of(&payload, summary_len) else {
+        let Some(entries) = entries(&payload, summary_len) else {
             return Ok(Found::Unmovable(live));
         };
-        let found = match self.live(block, &entries).await {
-            Ok(found) if found.live == 0 => return Ok(Found::Nothing),
-            Ok(found) => found,
-            Err(FsError::TooBig) => return Ok(Found::Unmovable(live)),
-            Err(error) => return Err(error),
-        };
-        let live = found.live;
-        let source = Source::new(block, found, &payload).filter(|source| source.is_worth_moving(taken));
-        Ok(source.map_or(Found::Unmovable(live), Found::Source))
+        match self.live(block, &entries).await {
+            Ok(pieces) => Ok(candidate.found(pieces, &payload)),
+            Err(FsError::TooBig) => Ok(Found::Unmovable(live)),
+            Err(error) => Err(error),
+        }
     }
 
     /// The block is not looked at again as long as so many bytes of it are live.
@@ -263,12 +262,6 @@ impl Cleaner {
         sleep(begin.elapsed().mul_f64(cost).min(REST_MAX)).await;
         Ok(blocks)
     }
-}
-
-/// The summary at the end of a payload; `None` if there is none, or one of another version.
-fn entries_of(payload: &[u8], summary_len: u32) -> Option<Vec<SummaryEntry>> {
-    let begin = payload.len().checked_sub(summary_len as usize)?;
-    summary::decode(&payload[begin..]).ok()
 }
 
 #[cfg(test)]

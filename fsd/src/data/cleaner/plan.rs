@@ -60,6 +60,13 @@ pub fn best(sparse: &mut Vec<Candidate>, max: usize) {
     sparse.truncate(max);
 }
 
+/// The summary at the end of a payload; `None` if there is none, or one of another version.
+#[must_use]
+pub fn entries(payload: &[u8], summary_len: u32) -> Option<Vec<SummaryEntry>> {
+    let begin = payload.len().checked_sub(summary_len as usize)?;
+    summary::decode(&payload[begin..]).ok()
+}
+
 /// The stretches of files that a block was written for, each byte of a file once: one that was written twice within the
 /// block is in its summary twice.
 #[must_use]
@@ -126,7 +133,31 @@ impl Source {
 
 /// Bytes that so many live ones in so many pieces take in a new block.
 fn packed_len(live: usize, pieces: usize) -> u64 {
-    (live + pieces * summary::ENTRY) as u64
+    (live + summary::encoded_len(pieces)) as u64
+}
+
+/// What is found of a block that is worth cleaning.
+#[derive(Clone, Debug)]
+pub enum Found {
+    Source(Source),
+    /// It can't be moved as long as so many bytes of it are live.
+    Unmovable(u64),
+    /// It is gone meanwhile.
+    Nothing,
+}
+
+impl Candidate {
+    /// What the block is, now that it is known what of its payload is live.
+    #[must_use]
+    pub fn found(self, pieces: LivePieces, payload: &[u8]) -> Found {
+        let live = pieces.live;
+        if live == 0 {
+            return Found::Nothing;
+        }
+        let source = Source::new(self.block, pieces, payload);
+        let source = source.filter(|source| source.is_worth_moving(self.taken));
+        source.map_or(Found::Unmovable(live), Found::Source)
+    }
 }
 
 /// Live pieces of several blocks, up to one block of them.

@@ -82,7 +82,7 @@ fn what_is_live_of_several_blocks_lies_in_the_new_one_file_by_file() {
         assert!(batch.has_room(&source));
         batch.add(source, 200);
     }
-    let packed = 45 + 3 * summary::ENTRY;
+    let packed = 45 + summary::encoded_len(3);
     assert_eq!((batch.len(), batch.gain()), (2, 400 - packed as u64));
     assert!(
         (batch.cost() - packed as f64 / 400.0).abs() < 1e-9 && (Batch::default().cost() - 1.0).abs() < 1e-9
@@ -165,4 +165,6 @@ fn a_block_of_the_smallest_files_is_not_moved_to_one_like_it() {
     };
     assert!(!source(4000).is_worth_moving(length));
     assert!(source(2900).is_worth_moving(length) && !source(3100).is_worth_moving(length));
+    // Of a single one the rest of the summary counts, too.
+    assert!(!source(1).is_worth_moving(10 + summary::encoded_len(1) as u64));
 }

@@ -51,9 +51,9 @@ pub struct Volume {
     disk: Arc<dyn Disk>,
     file: Arc<dyn DiskFile>,
     segment: Segment,
-    /// What readers see. Locked for moments only, never over I/O.
+    /// What readers see. Locked for moments only, never over I/O, and last: after `tombstones` and the segment's locks.
     visible: RwLock<Visible>,
-    /// The right to delete; held over I/O, by I/O threads only. Before `visible` in the lock order.
+    /// The right to delete; held over I/O, by I/O threads only.
     tombstones: Mutex<TombstoneLog>,
     /// The file takes nothing more: it has its end mark, or it is damaged.
     read_only: bool,
@@ -172,12 +172,13 @@ impl Volume {
         let nonce = read_superblock(&*file, owner, id)?.nonce;
         let (tombstones, dead) = TombstoneLog::open(&*disk, tombstone_name(id), id, nonce)?;
         let (segment, mut visible, condition) = match open_index(&*disk, id, nonce) {
-            Some(index) => {
+            IndexFile::Good(index) => {
                 let end = index.end();
                 let segment = Segment::new(file.clone(), nonce, end, u32::MAX, limits);
                 (segment, Visible::new(Index::Mapped(index), end, true), Condition::Sealed)
             }
-            None => recover(&file, id, nonce, &dead, limits)?,
+            IndexFile::Bad => recover(&file, id, nonce, &dead, limits, true)?,
+            IndexFile::None => recover(&file, id, nonce, &dead, limits, false)?,
         };
         let read_only = matches!(condition, Condition::Sealed | Condition::Unsealed);
         if read_only {
@@ -332,8 +333,9 @@ impl Volume {
             }
         };
         durable::replace(&*self.disk, &index_name(self.id), &[&header, &body])?;
-        let index = open_index(&*self.disk, self.id, self.nonce)
-            .ok_or_else(|| io::Error::other("index is unreadable just after it was written"))?;
+        let IndexFile::Good(index) = open_index(&*self.disk, self.id, self.nonce) else {
+            return Err(io::Error::other("index is unreadable just after it was written"));
+        };
         let mut visible = self.visible.write();
         visible.index = Index::Mapped(index);
         visible.sealed = true;
@@ -471,15 +473,21 @@ enum IndexError {
     Format(#[from] FormatError),
 }
 
-/// The index file, if there is a good one. A bad one, or one that can't be read, is as good as none: the
-/// volume has it all.
-fn open_index(disk: &dyn Disk, id: VolumeId, nonce: u64) -> Option<MappedIndex> {
+/// What is found of a volume's index.
+enum IndexFile {
+    Good(MappedIndex),
+    /// It is damaged, or can't be read now. The volume has it all.
+    Bad,
+    None,
+}
+
+fn open_index(disk: &dyn Disk, id: VolumeId, nonce: u64) -> IndexFile {
     match map_index(disk, id, nonce) {
-        Ok(index) => Some(index),
-        Err(IndexError::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
+        Ok(index) => IndexFile::Good(index),
+        Err(IndexError::Io(error)) if error.kind() == io::ErrorKind::NotFound => IndexFile::None,
         Err(error) => {
             warn!("{}: {error}; it will be made again from the volume", index_name(id));
-            None
+            IndexFile::Bad
         }
     }
 }
@@ -491,12 +499,15 @@ fn map_index(disk: &dyn Disk, id: VolumeId, nonce: u64) -> Result<MappedIndex, I
     Ok(MappedIndex::new(disk.map(&name)?, shape)?)
 }
 
+/// Finds by its headers what a volume holds. One that `was_sealed` takes no more, whatever its last record says (it has no end
+/// mark if its disk failed): what came behind would be gone when the old index can be read again.
 fn recover(
     file: &Arc<dyn DiskFile>,
     id: VolumeId,
     nonce: u64,
     dead: &[Tombstone],
     limits: Limits,
+    was_sealed: bool,
 ) -> io::Result<(Segment, Visible, Condition)> {
     trust_only_the_disk(&**file)?;
     let mut dead = dead.to_vec();
@@ -506,7 +517,7 @@ fn recover(
     let condition = if scan.damaged {
         error!("volume {id}: damaged headers; blocks in between are lost here, it takes no more");
         Condition::Unsealed
-    } else if scan.sealed {
+    } else if scan.sealed || was_sealed {
         Condition::Unsealed
     } else {
         if file.len()? != scan.end {

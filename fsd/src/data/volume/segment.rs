@@ -21,9 +21,12 @@ use tracing::error;
 
 /// What cleaning may take of the reserve: a few blocks. What it makes dead is deleted within seconds.
 const CLEANING_ROOM: u64 = 4 * FRAME_PAYLOAD_MAX as u64;
-/// Space is reserved in steps of this size: appending into reserved space makes syncs several times
-/// faster, and a disk that is full says so before anything is written.
-const ALLOCATE_STEP: u64 = 64 << 20;
+/// Space is reserved in steps of a quarter of what is not deleted yet in the volume, within these limits: appending into reserved
+/// space makes syncs several times faster, and a disk that is full says so before anything is written. Large steps may be faster by
+/// some per cent; but nothing of what is reserved comes back before the volume is sealed, and small files shall not take many times
+/// their size.
+const STEP_MIN: u64 = 16 << 20;
+const STEP_MAX: u64 = 64 << 20;
 /// Below this size a sync that follows at once writes just as early.
 const EARLY_WRITEBACK: u64 = 256 << 10;
 
@@ -79,7 +82,21 @@ pub struct Tail {
     offset: u64,
     next_sequence: u32,
     allocated: u64,
+    /// Space is reserved in multiples of this.
+    step: u64,
     closed: bool,
+}
+
+impl Tail {
+    /// So many bytes are not deleted yet in the volume: what is reserved next follows it.
+    pub fn reserve_ahead(&mut self, live: u64) {
+        self.step = step(live);
+    }
+}
+
+/// How much to reserve at a time in a volume with so many bytes.
+fn step(live: u64) -> u64 {
+    (live / 4).next_multiple_of(STEP_MIN).clamp(STEP_MIN, STEP_MAX)
 }
 
 struct Sync {
@@ -114,7 +131,13 @@ impl Segment {
             file,
             nonce,
             limits,
-            tail: Mutex::new(Tail { offset: end, next_sequence, allocated: end, closed: false }),
+            tail: Mutex::new(Tail {
+                offset: end,
+                next_sequence,
+                allocated: end,
+                step: STEP_MIN,
+                closed: false,
+            }),
             sync: Mutex::new(Sync {
                 written: end,
                 durable: end,
@@ -207,8 +230,8 @@ impl Segment {
             return Ok(());
         }
         let available = disk.space()?.available;
-        let step_end = (needed.next_multiple_of(ALLOCATE_STEP)).min(self.limits.volume_size).max(needed);
-        let plenty = available >= reserve + 2 * ALLOCATE_STEP;
+        let step_end = (needed.next_multiple_of(tail.step)).min(self.limits.volume_size).max(needed);
+        let plenty = available >= reserve + 2 * STEP_MAX;
         let end = if plenty { step_end } else { needed };
         if available < reserve + (end - tail.allocated) {
             return Err(io::ErrorKind::StorageFull.into());
@@ -323,5 +346,17 @@ impl Segment {
         self.file.truncate(tail.offset)?;
         self.file.sync_data()?;
         Ok(tail.offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_follow_what_is_live() {
+        let mib = 1 << 20;
+        let steps = [0, 1, 64, 65, 128, 192, 256, 10_000].map(|live| step(live * mib) / mib);
+        assert_eq!(steps, [16, 16, 16, 32, 32, 48, 64, 64]);
     }
 }

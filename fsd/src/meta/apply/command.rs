@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub enum Command {
     /// A server begins to serve: a new epoch. Answers `Epoch`.
     Start,
-    /// A new session. Answers `Session`.
+    /// A new session, of the next number; in logs from before [`Command::OpenSessionFrom`]. Answers `Session`.
     OpenSession { client: ClientInfo, time: Timestamp },
     /// The end of a session, by detach or eviction: its locks go, nothing of it is applied any more.
     /// Answers `Done`, also for an unknown session.
@@ -37,6 +37,9 @@ pub enum Command {
     Deleted { node: NodeId, blocks: Vec<BlockRef> },
     /// A data daemon has copied what was live of some blocks into `block`. Answers `Done`.
     Relocate { block: BlockRef, length: u32, pieces: Vec<Relocation> },
+    /// A new session, of the next number that is not below `least`: where numbers begin differs from start to start, so
+    /// that tables restored from an older copy give none again that mounts of before have. Answers `Session`.
+    OpenSessionFrom { client: ClientInfo, time: Timestamp, least: SessionId },
 }
 
 /// First byte of an entry; the rest is the command by the wire's codec.
@@ -66,6 +69,7 @@ impl Command {
         match self {
             Command::Start
             | Command::OpenSession { .. }
+            | Command::OpenSessionFrom { .. }
             | Command::EndSession { .. }
             | Command::AllocateInos { .. }
             | Command::RegisterNode { .. }
@@ -83,7 +87,10 @@ impl Command {
     pub fn needs_space(&self) -> bool {
         match self {
             Command::Batch { ops, .. } => ops.iter().any(|op| grows(&op.body)),
-            Command::OpenSession { .. } | Command::CreateVolume { .. } | Command::Relocate { .. } => true,
+            Command::OpenSession { .. }
+            | Command::OpenSessionFrom { .. }
+            | Command::CreateVolume { .. }
+            | Command::Relocate { .. } => true,
             _ => false,
         }
     }
@@ -172,4 +179,24 @@ pub struct Applied {
     pub index: LogIndex,
     pub reply: Reply,
     pub effects: Effects,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
+    use super::*;
+
+    /// Logs must stay readable: the second byte is the command's place among all.
+    #[test]
+    fn golden_bytes() {
+        let (client, time) = (ClientInfo::default(), Timestamp { secs: 1, nanos: 2 });
+        let open = Command::OpenSession { client: client.clone(), time };
+        let from = Command::OpenSessionFrom { client, time, least: SessionId(300) };
+        for (command, golden) in
+            [(open, &[1, 1, 0, 0, 0, 0, 2, 2][..]), (from, &[1, 10, 0, 0, 0, 0, 2, 2, 251, 44, 1])]
+        {
+            assert_eq!(command.encode().unwrap(), golden);
+            assert_eq!(Command::decode(golden).unwrap(), command);
+        }
+    }
 }

@@ -16,7 +16,7 @@ use cairn_common::ids::{BlockRef, Epoch, Ino, NodeId, Seq, SessionId, VolumeId};
 use cairn_common::limits::{INO_RANGE, REAP_EXTENTS_MAX};
 use cairn_common::namespace;
 use cairn_common::namespace::op::{Op, OpBody, OpResult};
-use cairn_common::proto::meta::InoRange;
+use cairn_common::proto::meta::{ClientInfo, InoRange};
 
 /// Permissions of a new root directory; `chmod` changes them.
 const ROOT_PERM: u16 = 0o755;
@@ -50,12 +50,8 @@ fn answer(tx: &mut Tx, sessions: &mut Sessions, command: Command) -> FsResult<Re
             tx.state.epoch = Epoch(tx.state.epoch.0 + 1);
             Ok(Reply::Epoch(tx.state.epoch))
         }
-        Command::OpenSession { client, time } => {
-            let session = tx.state.next_session;
-            tx.state.next_session = SessionId(session.0 + 1);
-            sessions.begin(session, client, time);
-            Ok(Reply::Session(session))
-        }
+        Command::OpenSession { client, time } => open_session(tx, sessions, client, time, SessionId::NOBODY),
+        Command::OpenSessionFrom { client, time, least } => open_session(tx, sessions, client, time, least),
         Command::EndSession { session } => {
             if sessions.end(session) {
                 namespace::end_session_locks(tx, session)?;
@@ -73,6 +69,19 @@ fn answer(tx: &mut Tx, sessions: &mut Sessions, command: Command) -> FsResult<Re
             Ok(Reply::Done)
         }
     }
+}
+
+fn open_session(
+    tx: &mut Tx,
+    sessions: &mut Sessions,
+    client: ClientInfo,
+    time: Timestamp,
+    least: SessionId,
+) -> FsResult<Reply> {
+    let session = tx.state.next_session.max(least);
+    tx.state.next_session = SessionId(session.0.checked_add(1).ok_or(FsError::NoSpace)?);
+    sessions.begin(session, client, time);
+    Ok(Reply::Session(session))
 }
 
 fn allocate_inos(tx: &mut Tx, sessions: &Sessions, session: SessionId) -> FsResult<Reply> {

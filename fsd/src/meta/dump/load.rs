@@ -1,18 +1,19 @@
 //! Loading a dump into an empty directory.
 //!
-//! The log is made first, empty, behind the last entry that the tables will have; then the tables under another name, and
-//! they get theirs when the last line has been read and fits. Whatever is called `tables` is whole, and a daemon refuses
-//! a log without.
+//! First of all a file `LOADING` is made, durably: whoever opens a directory that has it refuses it. Then the log, empty,
+//! behind the last entry that the tables will have, and the tables under another name, which get theirs when the last
+//! line has been read and fits. `LOADING` goes when all is durable. What a load left that was killed, the next one
+//! removes.
 
 use super::line::{EndLine, Header, StateLine};
 use super::rows::{Row, Stored};
-use super::valid;
+use super::valid::Rules;
 use super::{LINE_MAX, VERSION};
 use crate::disk::{Disk, RealDisk};
 use crate::durable::{self, DirLock, LOCK, LockError, TEMPORARY};
 use crate::meta::log::{LogError, begin_log};
-use crate::meta::machine::TABLES;
-use crate::meta::tables::{Memtable, State, Store, StoreError, Table};
+use crate::meta::machine::LOADING;
+use crate::meta::tables::{Files, Memtable, SUMS, State, Store, StoreError, TABLES, Table};
 use cairn_common::error::FsError;
 use cairn_common::wire::checksum::Crc64;
 use serde::de::DeserializeOwned;
@@ -45,8 +46,8 @@ pub enum LoadError {
     Tables(FsError),
 }
 
-/// Reads a dump and makes a metadata directory of it. `dir` must be missing or empty, and is so again if it fails. Answers
-/// how many rows there are.
+/// Reads a dump and makes a metadata directory of it. `dir` must be missing or empty, or have what a load left that was
+/// killed; it is missing or empty again if this one fails. Answers how many rows there are.
 pub fn load_dir(input: &mut dyn BufRead, dir: &Path) -> Result<u64, LoadError> {
     let (new, lock) = (!dir.exists(), dir.join(LOCK));
     let new_lock = !lock.exists();
@@ -67,26 +68,49 @@ pub fn load_dir(input: &mut dyn BufRead, dir: &Path) -> Result<u64, LoadError> {
     loaded
 }
 
-/// Reads a dump and makes a metadata directory of it in `disk`, which must have no files but the lock. Answers how many
-/// rows there are. If it fails, no file of it is left.
+/// Reads a dump and makes a metadata directory of it in `disk`, which must have no files but the lock, and what a load
+/// left that was killed. Answers how many rows there are. If it fails, no file of it is left.
 pub fn load(input: &mut dyn BufRead, disk: &dyn Disk) -> Result<u64, LoadError> {
-    let failed = |source| LoadError::Disk { what: "list the directory".into(), source };
-    if let Some(name) = disk.list().map_err(failed)?.into_iter().find(|name| name != LOCK) {
-        return Err(LoadError::NotEmpty(name));
-    }
+    begin(disk)?;
     let loaded = load_into(input, disk);
-    if loaded.is_err() {
-        // What can't be removed either is said by the next try.
-        for name in disk.list().unwrap_or_default().iter().filter(|name| is_made_here(name)) {
-            let _ = disk.remove(name);
-        }
-    }
+    // What can't be removed stays marked, and the next load tries it again.
+    let _ = if loaded.is_ok() { Ok(()) } else { remove_parts(disk).and_then(|()| unmark(disk)) };
     loaded
 }
 
-/// The directory was empty, so these are of this load. Anything else somebody has put there meanwhile.
-fn is_made_here(name: &str) -> bool {
-    name.starts_with("log-") || name.strip_suffix(TEMPORARY).unwrap_or(name) == TABLES
+/// Marks the directory, which then has no other file but the lock.
+fn begin(disk: &dyn Disk) -> Result<(), LoadError> {
+    let names = disk.list().map_err(disk_failed("list", "the directory"))?;
+    let marked = names.iter().any(|name| name == LOADING);
+    let is_expected = |name: &str| name == LOCK || marked && (name == LOADING || is_part(name));
+    if let Some(name) = names.into_iter().find(|name| !is_expected(name)) {
+        return Err(LoadError::NotEmpty(name));
+    }
+    if marked {
+        return remove_parts(disk);
+    }
+    disk.create(LOADING).map_err(disk_failed("create", LOADING))?;
+    disk.sync_dir().map_err(disk_failed("sync", "the directory"))
+}
+
+/// Removes, durably, all that a load makes but the mark.
+fn remove_parts(disk: &dyn Disk) -> Result<(), LoadError> {
+    for name in disk.list().map_err(disk_failed("list", "the directory"))?.iter().filter(|name| is_part(name))
+    {
+        disk.remove(name).map_err(disk_failed("remove", name))?;
+    }
+    disk.sync_dir().map_err(disk_failed("sync", "the directory"))
+}
+
+/// The directory is what it looks like from now on.
+fn unmark(disk: &dyn Disk) -> Result<(), LoadError> {
+    disk.remove(LOADING).map_err(disk_failed("remove", LOADING))?;
+    disk.sync_dir().map_err(disk_failed("sync", "the directory"))
+}
+
+/// In a directory that was marked when it was empty, these are of a load. Anything else somebody has put there.
+fn is_part(name: &str) -> bool {
+    name.starts_with("log-") || [TABLES, SUMS].contains(&name.strip_suffix(TEMPORARY).unwrap_or(name))
 }
 
 fn load_into(input: &mut dyn BufRead, disk: &dyn Disk) -> Result<u64, LoadError> {
@@ -97,16 +121,15 @@ fn load_into(input: &mut dyn BufRead, disk: &dyn Disk) -> Result<u64, LoadError>
     }
     let StateLine { state } = lines.parsed()?;
     let state = State::from(state);
-    valid::check_state(&state).map_err(|what| lines.wrong(what.to_owned()))?;
+    let mut rules = Rules::new(state).map_err(|what| lines.wrong(what.to_owned()))?;
     begin_log(disk, state.cluster, state.applied)?;
-    let temporary = format!("{TABLES}{TEMPORARY}");
-    let made = disk.create(&temporary).map_err(disk_failed("create", &temporary))?;
-    let store = Store::open(made, CACHE)?;
+    let files = Files::create(disk).map_err(disk_failed("create", TABLES))?;
+    let store = Store::open(files, CACHE)?;
     store.init(state, |_tx| Ok(())).map_err(LoadError::Tables)?;
-    let rows = read_rows(&mut lines, &state, &store)?;
+    let rows = read_rows(&mut lines, &mut rules, &state, &store)?;
     store.close();
-    disk.rename(&temporary, TABLES).map_err(disk_failed("rename", &temporary))?;
-    disk.sync_dir().map_err(disk_failed("sync", "the directory"))?;
+    Files::publish(disk).map_err(disk_failed("rename", TABLES))?;
+    unmark(disk)?;
     Ok(rows)
 }
 
@@ -116,7 +139,12 @@ fn disk_failed(what: &str, name: &str) -> impl FnOnce(io::Error) -> LoadError {
 }
 
 /// Stores all rows, and reads the last line.
-fn read_rows(lines: &mut Lines<'_>, state: &State, store: &Store) -> Result<u64, LoadError> {
+fn read_rows(
+    lines: &mut Lines<'_>,
+    rules: &mut Rules,
+    state: &State,
+    store: &Store,
+) -> Result<u64, LoadError> {
     let mut page = Memtable::default();
     let mut last: Option<(Table, Vec<u8>)> = None;
     let mut rows = 0;
@@ -125,9 +153,10 @@ fn read_rows(lines: &mut Lines<'_>, state: &State, store: &Store) -> Result<u64,
         lines.next()?;
         if lines.line.starts_with(br#"{"end":"#) {
             lines.check_end(rows, sum)?;
+            rules.end().map_err(|what| lines.wrong(what.to_owned()))?;
             break;
         }
-        let Stored { table, key, value } = lines.row(state)?;
+        let Stored { table, key, value } = lines.row(rules)?;
         let place = (table as usize, &key);
         if last.as_ref().is_some_and(|(table, key)| (*table as usize, key) >= place) {
             return Err(lines.wrong("this row is there twice, or out of order".into()));
@@ -199,9 +228,9 @@ impl Lines<'_> {
     }
 
     /// The row in the current line.
-    fn row(&self, state: &State) -> Result<Stored, LoadError> {
+    fn row(&self, rules: &mut Rules) -> Result<Stored, LoadError> {
         let row: Row = self.parse()?;
-        valid::check(&row, state).map_err(|what| self.wrong(what.to_owned()))?;
+        rules.check(&row).map_err(|what| self.wrong(what.to_owned()))?;
         row.stored().map_err(|error| self.wrong(format!("can't be stored: {error}")))
     }
 

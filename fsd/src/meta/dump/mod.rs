@@ -19,6 +19,8 @@ mod valid;
 mod write;
 
 #[cfg(test)]
+mod legal_tests;
+#[cfg(test)]
 mod tests;
 
 pub use load::{LoadError, load, load_dir};

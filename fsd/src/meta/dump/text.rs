@@ -121,6 +121,13 @@ fixed_hex!(Hex128, u128, "{:032x}");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Perm(pub u16);
 
+impl Perm {
+    /// Whether four digits say it, with no bits but those that chmod(2) knows.
+    pub fn is_perm(self) -> bool {
+        self.0 <= 0o7777
+    }
+}
+
 impl Serialize for Perm {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{:04o}", self.0))
@@ -130,9 +137,9 @@ impl Serialize for Perm {
 impl<'de> Deserialize<'de> for Perm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Perm, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let perm = u16::from_str_radix(&text, 8).ok().filter(|perm| *perm <= 0o7777);
-        let exact = perm.filter(|perm| format!("{perm:04o}") == text);
-        exact.map(Perm).ok_or_else(|| D::Error::custom("expected four octal digits"))
+        let perm = u16::from_str_radix(&text, 8).ok().map(Perm).filter(|perm| perm.is_perm());
+        let exact = perm.filter(|Perm(perm)| format!("{perm:04o}") == text);
+        exact.ok_or_else(|| D::Error::custom("expected four octal digits"))
     }
 }
 

@@ -1,20 +1,55 @@
-//! What a row must be for the daemon to work with it. That rows fit together is for `cairn fsck` to say.
+//! What state and rows must be for the daemon to work with them, asked by who writes a dump and by who loads it: what is
+//! written can be loaded. That rows fit together is for `cairn fsck` to say.
 
 use super::rows::{Data, InodeLine, LockLine, Row};
 use crate::meta::tables::State;
 use cairn_common::attr::FileKind;
-use cairn_common::ids::Ino;
+use cairn_common::ids::{Ino, NodeId, VolumeId};
 use cairn_common::limits::{FILE_SIZE_MAX, NAME_MAX, SYMLINK_MAX, XATTR_NAME_MAX, XATTR_SIZE_MAX};
+use cairn_common::namespace::COOKIES;
 
 type Checked = Result<(), &'static str>;
 
-/// Says what is wrong with a row. `state` is that of the same dump: numbers that it would give again are refused.
-pub fn check(row: &Row, state: &State) -> Checked {
+/// The rules for the rows of one dump, which are shown to it in their order.
+pub struct Rules {
+    state: State,
+    has_root: bool,
+}
+
+impl Rules {
+    /// Says what is wrong with the state.
+    pub fn new(state: State) -> Result<Rules, &'static str> {
+        check_state(&state)?;
+        Ok(Rules { state, has_root: false })
+    }
+
+    /// Says what is wrong with the next row. Numbers that the state would give again are refused.
+    pub fn check(&mut self, row: &Row) -> Checked {
+        check(row, &self.state)?;
+        if !self.has_root {
+            let is_root =
+                matches!(row, Row::Inode(line) if line.ino == Ino::ROOT && line.kind == FileKind::Dir);
+            expect(is_root, NO_ROOT)?;
+            self.has_root = true;
+        }
+        Ok(())
+    }
+
+    /// There are no more rows.
+    pub fn end(&self) -> Checked {
+        expect(self.has_root, NO_ROOT)
+    }
+}
+
+/// Inodes are the first table, so the root is the first row.
+const NO_ROOT: &str = "the root, inode 1, is missing or no directory";
+
+fn check(row: &Row, state: &State) -> Checked {
     match row {
         Row::Inode(line) => inode(line, state),
         Row::Dentry { parent, cookie, ino, kind: _, name } => {
             known(*parent, state)?;
-            expect(cookie.0 <= i64::MAX.unsigned_abs(), "a cookie has 63 bits")?;
+            expect(COOKIES.contains(&cookie.0), "names have no such cookie")?;
             if *ino == Ino(0) { Ok(()) } else { known(*ino, state).and_then(|()| entry_name(&name.0)) }
         }
         Row::Extent { ino, offset, length, data } => {
@@ -30,35 +65,37 @@ pub fn check(row: &Row, state: &State) -> Checked {
         Row::Lock { ino, locks } => {
             known(*ino, state)?;
             expect(!locks.is_empty(), "there is no lock in it")?;
-            let ranges = |lock: &LockLine| lock.start <= lock.end && lock.session < state.next_session;
+            let ranges = |lock: &LockLine| lock.start <= lock.end && state.was_given(lock.session);
             expect(locks.iter().all(ranges), "a lock ends before it starts, or its session was never given")
         }
         Row::LockBySession { session, ino } => {
             known(*ino, state)?;
-            expect(*session < state.next_session, "the session was never given")
+            expect(state.was_given(*session), "the session was never given")
         }
         // Mounts may have stored blocks in volumes that tables from an old copy do not know.
         Row::Block { .. } | Row::Delete { .. } => Ok(()),
         Row::Orphan { ino } => known(*ino, state),
         Row::Node { node, identity: _, address } => {
-            expect(*node < state.next_node, "the node was never given")?;
+            expect((NodeId(1)..state.next_node).contains(node), "the node was never given")?;
             expect((1..=NAME_MAX).contains(&address.len()), "this is no address")
         }
         Row::Volume { volume, node } => {
-            expect(*volume < state.next_volume, "the volume was never given")?;
-            expect(*node < state.next_node, "the node was never given")
+            expect((VolumeId(1)..state.next_volume).contains(volume), "the volume was never given")?;
+            expect((NodeId(1)..state.next_node).contains(node), "the node was never given")
         }
         Row::Session(line) => {
-            expect(line.session < state.next_session, "the session was never given")?;
+            expect(state.was_given(line.session), "the session was never given")?;
             expect(leaves_room(line.applied.0), TOO_LARGE)
         }
     }
 }
 
-/// Says what is wrong with the counters: the daemon counts on from them.
-pub fn check_state(state: &State) -> Checked {
-    expect(state.next_ino > Ino::ROOT, "the root has a number, too")?;
-    let State { epoch, applied, next_ino, next_session, totals, .. } = state;
+/// The daemon counts on from the counters.
+fn check_state(state: &State) -> Checked {
+    let State { epoch, applied, next_ino, next_session, next_node, next_volume, totals, .. } = state;
+    expect(*next_ino > Ino::ROOT, "the root has a number, too")?;
+    let begun = next_session.0 > 0 && next_node.0 > 0 && next_volume.0 > 0;
+    expect(begun, "sessions, nodes and volumes have numbers from 1 on")?;
     let counted =
         [applied.0, next_ino.0, next_session.0, totals.inodes, totals.allocated, totals.block_bytes];
     expect(epoch.0 < EPOCHS && counted.into_iter().all(leaves_room), TOO_LARGE)
@@ -83,6 +120,7 @@ fn known(ino: Ino, state: &State) -> Checked {
 
 fn inode(line: &InodeLine, state: &State) -> Checked {
     known(line.ino, state)?;
+    expect(line.perm.is_perm(), "permissions have 12 bits")?;
     expect(line.size <= FILE_SIZE_MAX, "the file is too long")?;
     expect([line.allocated, line.data_version, line.entries].into_iter().all(leaves_room), TOO_LARGE)?;
     let target = line.target.0.len();

@@ -3,6 +3,7 @@
 use super::line::{End, EndLine, Header, StateLine, Version};
 use super::rows::Row;
 use super::text::Hex64;
+use super::valid::Rules;
 use super::{LINE_MAX, VERSION};
 use crate::meta::machine::bare::Bare;
 use crate::meta::tables::Table;
@@ -19,12 +20,16 @@ pub enum DumpError {
     /// The tables are damaged.
     #[error("row {key} of table {table:?}: {source}")]
     Row { table: Table, key: String, source: FsError },
+    /// There is what no daemon writes, and [`super::load()`] refuses.
+    #[error("{place}: {what}: no daemon can work with it, and no dump that has it can be loaded")]
+    Illegal { place: String, what: &'static str },
     #[error("read the tables: {0}")]
     Read(FsError),
 }
 
 /// Writes everything to `out`; answers how many rows there are.
 pub fn write(bare: &Bare, out: &mut dyn Write) -> Result<u64, DumpError> {
+    let mut rules = Rules::new(bare.state()).map_err(illegal("the state"))?;
     let mut lines = Lines { out, sum: Crc64::default(), line: Vec::new() };
     lines.put(&Header { cairn_dump: Version { version: VERSION } })?;
     lines.put(&StateLine { state: bare.state().into() })?;
@@ -34,15 +39,20 @@ pub fn write(bare: &Bare, out: &mut dyn Write) -> Result<u64, DumpError> {
         let read = bare.read(|snapshot| {
             snapshot.rows(table, &mut |key, value| {
                 rows += 1;
-                failed = lines.row(table, key, value).err();
+                failed = lines.row(&mut rules, table, key, value).err();
                 Ok(failed.is_none())
             })
         });
         failed.map_or(Ok(()), Err)?;
         read.map_err(DumpError::Read)?;
     }
+    rules.end().map_err(illegal("the tables"))?;
     lines.end(rows)?;
     Ok(rows)
+}
+
+fn illegal(place: impl Into<String>) -> impl FnOnce(&'static str) -> DumpError {
+    |what| DumpError::Illegal { place: place.into(), what }
 }
 
 struct Lines<'a> {
@@ -53,10 +63,12 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    fn row(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), DumpError> {
-        let hex = || key.iter().map(|byte| format!("{byte:02x}")).collect();
+    fn row(&mut self, rules: &mut Rules, table: Table, key: &[u8], value: &[u8]) -> Result<(), DumpError> {
+        let hex = || key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let failed = |source| DumpError::Row { table, key: hex(), source };
-        self.put(&Row::of(table, key, value).map_err(failed)?)?;
+        let row = Row::of(table, key, value).map_err(failed)?;
+        rules.check(&row).map_err(|what| illegal(format!("row {} of table {table:?}", hex()))(what))?;
+        self.put(&row)?;
         if self.line.len() > LINE_MAX { Err(failed(FsError::TooBig)) } else { Ok(()) }
     }
 

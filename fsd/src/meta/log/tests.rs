@@ -229,6 +229,18 @@ fn a_recovery_killed_at_any_change_leaves_a_log_that_goes_on() {
     }
 }
 
+#[test]
+fn what_was_cut_stays_away_when_the_power_goes() {
+    let (torn, _) = torn_behind_a_roll();
+    for seed in 0..16 {
+        let disk = torn.power_cycle(seed);
+        let (recovered, entries) = read(&disk).unwrap();
+        assert!(recovered.cut > 0);
+        let (again, same) = read(&disk.power_cycle(seed)).unwrap();
+        assert_eq!((again.cut, same), (0, entries), "seed {seed}");
+    }
+}
+
 fn refusal_after(disk: &SimDisk, applied: LogIndex) -> String {
     read_after(disk, applied).map(|_| ()).unwrap_err().to_string()
 }

@@ -2,7 +2,7 @@
 //! disk is changed: what recovery does to the files stays in memory.
 
 use super::core::Core;
-use super::open::{DATA_FILE, Found, contained, find, open_store};
+use super::open::{DATA_FILE, Found, contained, find, open_store, refuse_half_loaded};
 use super::{OpenError, read_contained};
 use crate::disk::{Disk, Overlay, RealDisk};
 use crate::durable::DirLock;
@@ -27,7 +27,7 @@ impl BareDir {
         DirLock::refuse(dir, DATA_FILE, "data")?;
         let lock = DirLock::share(dir)?;
         let failed = |source| OpenError::Io { path: dir.to_owned(), source };
-        Ok(BareDir { disk: Arc::new(RealDisk::read_only(dir).map_err(failed)?), _lock: lock })
+        Ok(BareDir { disk: Arc::new(RealDisk::read_only(dir).map_err(failed)?), _lock: Some(lock) })
     }
 
     /// Any disk, which the caller lets nobody change.
@@ -38,11 +38,13 @@ impl BareDir {
     /// Compares each page of the tables with its checksum. Reads the whole file; a daemon, and [`BareDir::load`], read
     /// the pages without that. `Corrupt` says what does not match.
     pub fn verify(&self) -> Result<(), OpenError> {
+        refuse_half_loaded(&*self.disk)?;
         contained(|| Ok(open_store(&Overlay::new(self.disk.clone()), CACHE)?.verify()?))
     }
 
     /// The state: the last checkpoint, with what the log has behind it.
     pub fn load(&self) -> Result<Bare, OpenError> {
+        refuse_half_loaded(&*self.disk)?;
         contained(|| Bare::new(find(&Overlay::new(self.disk.clone()), CACHE)?))
     }
 }

@@ -9,7 +9,7 @@ use super::room::{Room, Waiting};
 use crate::disk::Disk;
 use crate::meta::apply::{self, Admission, Applied, Command, Fatal, Reply, Sessions};
 use crate::meta::log::{Log, LogError};
-use crate::meta::tables::{State, Store, Tx, View};
+use crate::meta::tables::{ReadFailure, State, Store, Tx, View};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{LogIndex, SessionId};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -89,6 +89,8 @@ pub struct Shared {
     pub checkpoint_wanted: Condvar,
     /// Before then nobody measures what is free in the tables' file.
     pub next_measure: Mutex<Option<Instant>>,
+    /// Why the tables can't be read any more, if they can't.
+    pub tables_failure: ReadFailure,
     pub runtime: tokio::runtime::Handle,
     pub checkpoint_bytes: u64,
 }
@@ -358,7 +360,10 @@ impl Shared {
     }
 
     /// The machine can't go on: the first reason stays.
-    pub fn fail(&self, line: String) {
+    pub fn fail(&self, mut line: String) {
+        if let Some(reason) = self.tables_failure.get() {
+            line = format!("metadata tables: {reason} ({line})");
+        }
         self.failure.send_if_modified(|failure| {
             let first = failure.is_none();
             if first {

@@ -24,7 +24,7 @@ mod room;
 pub(super) mod tests;
 
 pub use open::Birth;
-pub(super) use open::TABLES;
+pub(super) use open::LOADING;
 
 use self::core::{Shared, Submission};
 use super::apply::{Applied, Command, Reply};
@@ -88,6 +88,11 @@ pub enum OpenError {
     Lock(#[from] crate::durable::LockError),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    /// Nothing in it can be relied on.
+    #[error(
+        "'cairn meta load' began to fill this directory and was ended before all was there: run it again"
+    )]
+    HalfLoaded,
     /// The files do not say what this program wrote.
     #[error("{0}")]
     Corrupt(String),
@@ -182,7 +187,10 @@ impl Machine {
         match began {
             Ok(Applied { reply: Reply::Epoch(_), .. }) => Ok(()),
             Ok(_) => Err(OpenError::Corrupt("the first command was answered wrongly".into())),
-            Err::<_, FsError>(error) => Err(OpenError::Corrupt(format!("cannot begin to serve: {error}"))),
+            Err::<_, FsError>(error) => {
+                let why = self.inner.shared.failure.borrow().clone().unwrap_or_else(|| error.to_string());
+                Err(OpenError::Corrupt(format!("cannot begin to serve: {why}")))
+            }
         }
     }
 
@@ -265,14 +273,19 @@ impl Machine {
     }
 
     /// Reads the state as of the last transaction. Don't keep what `f` gets longer than needed: it
-    /// pins old rows and pages. `Corrupt` if what is read is damaged.
+    /// pins old rows and pages. `Corrupt` if what is read is damaged; `Io` if the disk failed, and the machine with it.
     pub fn read<T>(&self, f: impl FnOnce(&Snapshot) -> FsResult<T>) -> FsResult<T> {
         let (state, view) = {
             let published = self.inner.shared.published.read();
             (published.state, published.view.clone().ok_or(FsError::Unavailable)?)
         };
         let snapshot = Snapshot::new(view, state.totals);
-        read_contained(|| f(&snapshot))
+        let answer = read_contained(|| f(&snapshot));
+        // Damage: from then on nothing that is not in memory can be read, so a restart must tell what is lost.
+        if answer.is_err() && self.inner.shared.tables_failure.get().is_some() {
+            self.inner.shared.fail("read for a request".into());
+        }
+        answer
     }
 
     /// [`Machine::read`] of much: other tasks of this thread go on elsewhere meanwhile.
@@ -291,8 +304,8 @@ impl Machine {
         self.inner.shared.published.read().session(session, durable)
     }
 
-    /// Whether this was a session that is over. Not true of [`SessionId::NOBODY`], nor of one that was never given: tables
-    /// that were restored from an old copy know nothing of later sessions.
+    /// Whether this was a session that is over. Not true of [`SessionId::NOBODY`], nor of one that is above all that were
+    /// given: tables that were restored from an old copy know nothing of later sessions.
     #[must_use]
     pub fn has_ended(&self, session: SessionId) -> bool {
         let durable = *self.inner.shared.durable.borrow();

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! LOCK        held while a daemon runs
+//! LOADING     there while a dump is loaded, and if that was killed
 //! tables      redb
+//! tables.sums checksums of its pages
 //! log-*       segments of the operation log
 //! ```
 
@@ -11,11 +13,11 @@ use super::core::{CheckpointState, Core, Shared, apply_all};
 use super::published::Published;
 use super::room::Room;
 use super::{Machine, MachineConfig, OpenError, Owned};
-use crate::disk::{Disk, RealDisk, trust_only_the_disk};
-use crate::durable::{DirLock, TEMPORARY, create_dir_all, settle_names};
+use crate::disk::{Disk, RealDisk};
+use crate::durable::{DirLock, create_dir_all, settle_names};
 use crate::meta::apply::{Command, Fatal, Sessions};
 use crate::meta::log::{FileLog, Log, LogOptions, RecoverError, Recovered, recover};
-use crate::meta::tables::{State, Store, View};
+use crate::meta::tables::{Files, State, Store, TABLES, View};
 use cairn_common::attr::Timestamp;
 use cairn_common::error::FsError;
 use cairn_common::ids::{ClusterId, Epoch, Ino, LogIndex, NodeId, SessionId, VolumeId};
@@ -28,7 +30,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::watch;
 
-pub(in crate::meta) const TABLES: &str = "tables";
+/// As long as there is a file of this name, the others are what a dump is being loaded into.
+pub(in crate::meta) const LOADING: &str = "LOADING";
 /// What a directory of the data role begins with: see `docs/formats/volume.md`.
 pub(super) const DATA_FILE: &str = "NODE";
 /// Entries of the log that are replayed in one transaction.
@@ -79,10 +82,12 @@ impl Machine {
         birth: &Birth,
         wrap: impl FnOnce(FileLog) -> Box<dyn Log>,
     ) -> Result<Machine, OpenError> {
+        refuse_half_loaded(&*disk)?;
         if !has_store(&*disk)? {
             create_store(&*disk, &config, birth)?;
         }
         let Found { store, mut core, checkpoint, recovered } = find(&*disk, config.cache_bytes)?;
+        let tables_failure = store.read_failure();
         core.room = Room::new(config.reserve_bytes);
         let log = wrap(start_log(&disk, &config, core.state.cluster, recovered)?);
         let published = Published::new(core.state, core.shown(), checkpoint, core.sessions.iter());
@@ -101,6 +106,7 @@ impl Machine {
             checkpoints: Mutex::new(CheckpointState::default()),
             checkpoint_wanted: Condvar::new(),
             next_measure: Mutex::default(),
+            tables_failure,
             runtime: tokio::runtime::Handle::current(),
             checkpoint_bytes: config.checkpoint_bytes,
         });
@@ -133,6 +139,14 @@ pub(super) struct Found {
 /// Reads the tables as of the last checkpoint, and applies what the log has behind it.
 pub(super) fn find(disk: &dyn Disk, cache_bytes: usize) -> Result<Found, OpenError> {
     let store = open_store(disk, cache_bytes)?;
+    let failure = store.read_failure();
+    find_in(store, disk).map_err(|error| match failure.get() {
+        Some(line) => OpenError::Corrupt(format!("metadata tables: {line}")),
+        None => error,
+    })
+}
+
+fn find_in(store: Store, disk: &dyn Disk) -> Result<Found, OpenError> {
     let (state, rows) = store.load()?;
     let base = store.base().map_err(unreadable)?;
     let mut core = Core::new(state, View::new(base), Sessions::new(rows));
@@ -155,6 +169,12 @@ fn tables_failed(source: io::Error) -> OpenError {
     OpenError::Io { path: TABLES.into(), source }
 }
 
+/// To be called before anything else is looked at.
+pub(super) fn refuse_half_loaded(disk: &dyn Disk) -> Result<(), OpenError> {
+    let names = disk.list().map_err(tables_failed)?;
+    if names.iter().any(|name| name == LOADING) { Err(OpenError::HalfLoaded) } else { Ok(()) }
+}
+
 /// Whether there are tables, after what is half made has been removed and the rest made durable.
 fn has_store(disk: &dyn Disk) -> Result<bool, OpenError> {
     settle_names(disk).map_err(tables_failed)?;
@@ -167,27 +187,20 @@ fn has_store(disk: &dyn Disk) -> Result<bool, OpenError> {
 
 /// The tables that are there.
 pub(super) fn open_store(disk: &dyn Disk, cache_bytes: usize) -> Result<Store, OpenError> {
-    let file = disk.open(TABLES).map_err(tables_failed)?;
-    // A checkpoint whose sync failed must not be found here, and then lost.
-    trust_only_the_disk(&*file).map_err(tables_failed)?;
-    Ok(Store::open(file, cache_bytes)?)
+    Ok(Store::open(Files::open(disk).map_err(tables_failed)?, cache_bytes)?)
 }
 
-/// Makes the database under another name first: whatever is called `tables` is whole.
 fn create_store(disk: &dyn Disk, config: &MachineConfig, birth: &Birth) -> Result<(), OpenError> {
     let names = disk.list().map_err(tables_failed)?;
     if let Some(name) = names.iter().find(|name| name.starts_with("log-")) {
         return Err(OpenError::Corrupt(format!("there is a log ({name}) but no {TABLES}")));
     }
-    let temporary = format!("{TABLES}{TEMPORARY}");
-    let file = disk.create(&temporary).map_err(tables_failed)?;
-    let store = Store::open(file, config.cache_bytes)?;
+    let store = Store::open(Files::create(disk).map_err(tables_failed)?, config.cache_bytes)?;
     store
         .init(first_state(birth.cluster), |tx| crate::meta::apply::init(tx, birth.time))
         .map_err(|error| OpenError::Corrupt(format!("cannot make the tables: {error}")))?;
     store.close();
-    disk.rename(&temporary, TABLES).map_err(tables_failed)?;
-    disk.sync_dir().map_err(tables_failed)
+    Files::publish(disk).map_err(tables_failed)
 }
 
 fn first_state(cluster: ClusterId) -> State {

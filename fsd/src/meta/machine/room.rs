@@ -11,6 +11,8 @@
 const LOOK_EVERY: u64 = 1 << 20;
 /// The disk is looked at before each group while less than so many times the reserve is free.
 const NEAR: u64 = 4;
+/// What is free inside of the tables' file is wanted already while such a part of the reserve is free above it.
+const SOON: u64 = 4;
 /// What a changed row costs in a checkpoint at worst: a page of redb.
 const PAGE: u64 = 4096;
 /// A checkpoint begins when it may cost this part of what is free. Four times as much may gather while it runs,
@@ -75,9 +77,9 @@ impl Room {
         self.reserve
     }
 
-    /// It matters how much is free inside of the tables' file.
+    /// It matters how much is free inside of the tables' file, or will soon: who grows is refused until that is known.
     pub fn wants_idle(&self) -> bool {
-        self.available.is_some_and(|available| available < self.reserve)
+        self.available.is_some_and(|available| available < self.reserve + self.reserve / SOON)
     }
 
     pub fn found_idle(&mut self, bytes: u64) {
@@ -137,6 +139,8 @@ mod tests {
 
     #[test]
     fn what_is_free_in_the_tables_counts_until_it_is_used() {
+        let soon = RESERVE + RESERVE / SOON;
+        assert!(!room(soon).wants_idle() && room(soon - 1).wants_idle() && !room(soon - 1).is_full());
         let mut room = room(RESERVE - 1);
         assert!(room.is_full() && room.wants_idle());
         room.found_idle(1000);

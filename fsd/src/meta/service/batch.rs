@@ -20,7 +20,7 @@ pub async fn apply(meta: &Meta, batch: Batch) -> FsResult<BatchReply> {
     if !plan.is_empty() {
         let ((), waiting) = meta.sessions.enter_wait(session, |leases| ((), plan.before(leases)))?;
         if let Some(waiting) = waiting {
-            waiting.done().await;
+            waiting.settled().await?;
         }
     }
     // What was registered stays when this fails: another copy of the batch may have been applied, or is to come.
@@ -29,7 +29,8 @@ pub async fn apply(meta: &Meta, batch: Batch) -> FsResult<BatchReply> {
     let Reply::Results(results) = applied.reply else { return Err(FsError::Io) };
     let waiting = meta.sessions.tell_wait(|leases| plan.after(leases, &results, applied.effects));
     if let Some(waiting) = waiting {
-        waiting.done().await;
+        // To forget cannot be refused.
+        let _ = waiting.done().await;
     }
     let durable = meta.machine.durable_seq(session).ok_or(FsError::Evicted)?;
     Ok(BatchReply { results, durable })

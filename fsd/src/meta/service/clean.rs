@@ -6,16 +6,14 @@ use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::BlockRef;
 use cairn_common::namespace;
 use cairn_common::proto::meta::{BLOCKS_PER_REPLY, FileRange, LivePieces, RelocateRequest};
-use std::sync::Arc;
 
 /// What of a block is live.
-pub async fn live_pieces(meta: Arc<Meta>, block: BlockRef, ranges: Vec<FileRange>) -> FsResult<LivePieces> {
+pub fn live_pieces(meta: &Meta, block: BlockRef, ranges: &[FileRange]) -> FsResult<LivePieces> {
     if ranges.len() > BLOCKS_PER_REPLY {
         return Err(FsError::TooBig);
     }
     // Ranges of files that were cut into many extents take long: not on a thread that others wait for.
-    let read = move || meta.machine.read(|snapshot| namespace::live_pieces(snapshot, block, &ranges));
-    tokio::task::spawn_blocking(read).await.map_err(|_panicked| FsError::Io)?
+    meta.machine.read_long(|snapshot| namespace::live_pieces(snapshot, block, ranges))
 }
 
 /// Changes extents over to a new block, durably: a loss of power must not make a block unknown that was found to be known.

@@ -18,7 +18,8 @@ pub async fn open(meta: &Meta, session: SessionId, ino: Ino, write: bool) -> FsR
     // Counted from here on; undone if the answer never gets to the mount's door.
     let registered = Registered { meta, session, ino, write, keep: false };
     if let Some(waiting) = waiting {
-        waiting.done().await;
+        // What another mount has written of it can't be stored now: not opened, rather than without that.
+        waiting.done().await?;
     }
     let (attr, extents) = meta.machine.read(|snapshot| {
         let attr = tree::getattr(snapshot, ino)?;

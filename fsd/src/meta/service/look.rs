@@ -1,4 +1,4 @@
-//! Reading: whoever caches writes of what is looked at flushes them first.
+//! Reading: whoever caches writes of what is looked at flushes them first. What cannot be stored (a full disk) is not seen.
 //!
 //! With an inode number at hand: ask, wait, read. Where the inode is only known after reading (a name,
 //! a directory's page): read, ask about what was found, and read again if that could have changed.
@@ -19,7 +19,7 @@ pub async fn settle(meta: &Meta, session: SessionId, inos: &[Ino]) -> FsResult<(
     meta.sessions.recovered().await;
     let ((), waiting) = meta.sessions.enter_wait(session, |leases| ((), leases.look(session, inos)))?;
     if let Some(waiting) = waiting {
-        waiting.done().await;
+        waiting.settled().await?;
     }
     Ok(())
 }
@@ -48,7 +48,7 @@ async fn settled<T>(
         return Ok(value);
     }
     if let Some(waiting) = waiting {
-        waiting.done().await;
+        waiting.settled().await?;
     }
     read()
 }

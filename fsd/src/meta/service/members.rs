@@ -1,43 +1,59 @@
 //! Sessions come and go: attach, detach, eviction, and the end of the wait after a restart.
 
-use super::Meta;
+use super::{Meta, first_session, whose};
 use crate::meta::apply::{Command, Reply};
 use crate::meta::lease::Attached;
+use cairn_common::attr::Timestamp;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::SessionId;
 use cairn_common::limits::{NAME_MAX, OPENS_MAX};
-use cairn_common::proto::meta::{AttachReply, AttachRequest, ClientInfo, InoRange};
+use cairn_common::proto::meta::{AttachReply, AttachRequest, ClientInfo, InoRange, SessionKey, TakenUp};
 use cairn_common::rpc::detached;
 use std::sync::Arc;
 
 /// Longest mount point that is kept for `cairn status` (as PATH_MAX).
 const MOUNT_POINT_MAX: usize = 4096;
 
+/// [`take_up`], as it was before version 5 of the protocol.
+pub async fn attach(meta: Arc<Meta>, connection: u64, request: AttachRequest) -> FsResult<AttachReply> {
+    Ok(take_up(meta, connection, request, None).await?.reply)
+}
+
 /// Opens a session, or takes one up again.
-pub async fn attach(meta: Arc<Meta>, request: AttachRequest) -> FsResult<AttachReply> {
+pub async fn take_up(
+    meta: Arc<Meta>,
+    connection: u64,
+    request: AttachRequest,
+    opened: Option<Timestamp>,
+) -> FsResult<TakenUp> {
     check_client(&request.client)?;
     if request.opens.len() > OPENS_MAX {
         return Err(FsError::TooBig);
     }
     let (session, attached) = match request.session {
-        Some(session) => (session, attach_again(&meta, session, request)?),
-        None => open_session(&meta, request.client).await?,
+        Some(session) => (session, attach_again(&meta, connection, session, request, opened)?),
+        None => open_session(&meta, connection, request.client).await?,
     };
     reply(&meta, session, attached)
 }
 
-/// Only by who opened it: tables that were restored from an old copy give numbers again that mounts of before have.
-fn attach_again(meta: &Meta, session: SessionId, request: AttachRequest) -> FsResult<Attached> {
+/// Only by who opened it: tables that were restored from an old copy may have a session that is not the one of before.
+fn attach_again(
+    meta: &Meta,
+    connection: u64,
+    session: SessionId,
+    request: AttachRequest,
+    opened: Option<Timestamp>,
+) -> FsResult<Attached> {
     let info = meta.machine.session(session).ok_or(FsError::Evicted)?;
-    if info.client != request.client {
+    if let Err(other) = whose::is_meant(&info, &request.client, opened) {
         tracing::warn!(
             target: "cairn",
-            "session {session} is that of {} at {}, and not of {} at {}, which starts anew",
-            info.client.host, info.client.mount_point, request.client.host, request.client.mount_point
+            "session {session} is {other}: {} at {} starts anew", request.client.host, request.client.mount_point
         );
         return Err(FsError::Evicted);
     }
-    meta.sessions.attach_again(session, request.client, &request.opens)
+    meta.sessions.attach_again(session, connection, request.client, &request.opens)
 }
 
 fn check_client(client: &ClientInfo) -> FsResult<()> {
@@ -47,27 +63,35 @@ fn check_client(client: &ClientInfo) -> FsResult<()> {
     if fits { Ok(()) } else { Err(FsError::TooBig) }
 }
 
-async fn open_session(meta: &Arc<Meta>, client: ClientInfo) -> FsResult<(SessionId, Attached)> {
+async fn open_session(
+    meta: &Arc<Meta>,
+    connection: u64,
+    client: ClientInfo,
+) -> FsResult<(SessionId, Attached)> {
     meta.sessions.recovered().await;
     // Before the session exists: if the caller goes away while this waits, nothing is left of it.
     let attaching = meta.sessions.attaching().await;
     let meta = meta.clone();
     detached(async move {
-        let command = Command::OpenSession { client: client.clone(), time: meta.sessions.clock().now() };
+        let command = Command::OpenSessionFrom {
+            client: client.clone(),
+            time: meta.sessions.clock().now(),
+            least: first_session(meta.machine.epoch(), meta.incarnation),
+        };
         let session = match meta.machine.submit(command).await?.reply {
             Reply::Session(session) => session,
             _ => return Err(FsError::Io),
         };
         tracing::info!(target: "cairn", "session {session}: {} mounts {}", client.host, client.mount_point);
-        Ok((session, meta.sessions.attach(attaching, session, client)))
+        Ok((session, meta.sessions.attach(attaching, session, connection, client)))
     })
     .await
 }
 
-fn reply(meta: &Meta, session: SessionId, attached: Attached) -> FsResult<AttachReply> {
+fn reply(meta: &Meta, session: SessionId, attached: Attached) -> FsResult<TakenUp> {
     let info = meta.machine.session(session).ok_or(FsError::Evicted)?;
     let timeout = meta.sessions.times().timeout;
-    Ok(AttachReply {
+    let reply = AttachReply {
         session,
         cluster: meta.machine.cluster(),
         epoch: meta.machine.epoch(),
@@ -77,7 +101,18 @@ fn reply(meta: &Meta, session: SessionId, attached: Attached) -> FsResult<Attach
         session_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         sole: attached.sole,
         generation: attached.generation,
-    })
+    };
+    Ok(TakenUp { reply, opened: info.opened, incarnation: meta.incarnation })
+}
+
+/// Ends the session that is meant, and no other of its number: then it is over as it is.
+pub async fn end_keyed(meta: Arc<Meta>, key: SessionKey) -> FsResult<()> {
+    // A number has one session for good while the daemon runs, so it can't become another one after this look.
+    if meta.machine.session(key.session).is_some_and(|info| !whose::is_same(&info, key.opened)) {
+        tracing::info!(target: "cairn", "session {} is not the one that is said to be over: it goes on", key.session);
+        return Ok(());
+    }
+    end(meta, key.session).await
 }
 
 /// Ends a session, durably with all that it sent before. A session that is gone already is no error:

@@ -12,13 +12,14 @@ mod finish;
 mod look;
 mod members;
 mod status;
+mod whose;
 
 use super::cluster::Cluster;
 use super::machine::Machine;
 use super::reaper;
 use super::session::{ReapWork, SessionTimes, Sessions};
 use bytes::Bytes;
-use cairn_common::attr::Attr;
+use cairn_common::attr::{Attr, Timestamp};
 use cairn_common::env::{Clock, SystemClock};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, Epoch, Ino, NodeId, Seq, SessionId, VolumeId};
@@ -27,7 +28,8 @@ use cairn_common::namespace::tables::{BlockUse, HeldLock};
 use cairn_common::proto::meta::{
     AttachReply, AttachRequest, Batch, BatchReply, BlockFate, CloseItem, ClusterMap, DirPage, Event,
     ExtentPage, FileRange, FsStat, InoRange, LivePieces, MetaService, MetaStatus, OpenReply, RegisterReply,
-    RegisterRequest, RelocateRequest, ReportReply, ReportRequest, TreeReport, UserReport,
+    RegisterRequest, RelocateRequest, ReportReply, ReportRequest, SessionKey, TakenUp, TreeReport,
+    UserReport,
 };
 use cairn_common::rpc::detached;
 use std::sync::Arc;
@@ -47,6 +49,8 @@ pub(crate) struct Meta {
     pub(crate) machine: Machine,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) cluster: Cluster,
+    /// Another one in each process.
+    incarnation: u64,
     started: Instant,
     /// Held by who reads the whole tree.
     whole_tree: Arc<tokio::sync::Mutex<()>>,
@@ -56,6 +60,8 @@ pub(crate) struct Meta {
 #[derive(Clone)]
 pub struct Service {
     meta: Arc<Meta>,
+    /// Over which its requests come; 0 for requests of this process.
+    connection: u64,
 }
 
 impl Service {
@@ -71,14 +77,14 @@ impl Service {
     }
 
     /// The service without its background tasks, and what the reaper has to do: nothing happens here by itself, as a
-    /// simulation wants it. `place` is any number: see `first_id`.
+    /// simulation wants it. `incarnation` is any number that no other start is given.
     pub fn over(
         machine: Machine,
         times: SessionTimes,
         clock: Arc<dyn Clock>,
-        place: u64,
+        incarnation: u64,
     ) -> (Service, mpsc::UnboundedReceiver<ReapWork>) {
-        let first = first_id(machine.epoch(), place);
+        let first = first_id(machine.epoch(), incarnation);
         let known = machine.sessions().into_iter().map(|info| (info.session, info.client)).collect();
         let (reap, work) = mpsc::unbounded_channel();
         let sessions = Sessions::new(first, known, times, reap, clock);
@@ -89,10 +95,17 @@ impl Service {
             cluster: Cluster::new(machine.clone()),
             machine,
             sessions,
+            incarnation,
             started: Instant::now(),
             whole_tree: Arc::default(),
         });
-        (Service { meta }, work)
+        (Service { meta, connection: 0 }, work)
+    }
+
+    /// The service for the requests that come over one connection. A mount's later connections have higher numbers.
+    #[must_use]
+    pub fn for_connection(&self, connection: u64) -> Service {
+        Service { meta: self.meta.clone(), connection }
     }
 
     /// Who is connected.
@@ -110,8 +123,14 @@ impl Service {
 /// Where ids of events and generations of leases begin: above those of all earlier incarnations, with room for half a
 /// million million. Tables that were restored from an old copy repeat epochs; at a random place of an epoch, a mount that
 /// knew the other incarnation of it finds all ids above what it knows, or all below, and starts anew.
-fn first_id(epoch: Epoch, place: u64) -> u64 {
-    (epoch.0 << 40) | (place >> 25)
+fn first_id(epoch: Epoch, incarnation: u64) -> u64 {
+    (epoch.0 << 40) | (incarnation >> 25)
+}
+
+/// Where numbers of sessions begin: in the same way, with room for millions. A mount that knew the other incarnation of an epoch
+/// gets a number that it has not had, and nothing of its old session is taken for the new one's.
+fn first_session(epoch: Epoch, incarnation: u64) -> SessionId {
+    SessionId(first_id(epoch, incarnation) >> 16)
 }
 
 /// Tasks that run until the service stops.
@@ -137,17 +156,31 @@ impl Background {
     }
 }
 
+/// Every request that runs, also a small one, has the memory of the largest: large and rare ones are boxed.
 impl MetaService for Service {
     async fn attach(self, _: Context, request: AttachRequest) -> FsResult<AttachReply> {
-        members::attach(self.meta, request).await
+        Box::pin(members::attach(self.meta, self.connection, request)).await
     }
 
     async fn detach(self, _: Context, session: SessionId) -> FsResult<()> {
         detached(members::end(self.meta, session)).await
     }
 
+    async fn take_up(
+        self,
+        _: Context,
+        request: AttachRequest,
+        opened: Option<Timestamp>,
+    ) -> FsResult<TakenUp> {
+        Box::pin(members::take_up(self.meta, self.connection, request, opened)).await
+    }
+
+    async fn end(self, _: Context, key: SessionKey) -> FsResult<()> {
+        detached(members::end_keyed(self.meta, key)).await
+    }
+
     async fn allocate_inos(self, _: Context, session: SessionId) -> FsResult<InoRange> {
-        members::allocate_inos(&self.meta, session).await
+        Box::pin(members::allocate_inos(&self.meta, session)).await
     }
 
     async fn apply(self, _: Context, batch: Batch) -> FsResult<BatchReply> {
@@ -171,6 +204,10 @@ impl MetaService for Service {
 
     async fn acknowledge(self, _: Context, session: SessionId, event: u64) -> FsResult<()> {
         self.meta.sessions.acknowledge(session, event)
+    }
+
+    async fn refuse(self, _: Context, session: SessionId, event: u64, error: FsError) -> FsResult<()> {
+        self.meta.sessions.refuse_event(session, event, error)
     }
 
     async fn lookup(self, _: Context, session: SessionId, parent: Ino, name: Name) -> FsResult<Attr> {
@@ -230,7 +267,7 @@ impl MetaService for Service {
         }
         // Not before the table is complete: an open that comes later than its close would stay.
         self.meta.sessions.recovered().await;
-        self.meta.sessions.enter(session, |leases| {
+        self.meta.sessions.enter_over(session, self.connection, |leases| {
             for item in items {
                 leases.close(session, item);
             }
@@ -297,7 +334,7 @@ impl MetaService for Service {
     }
 
     async fn live_pieces(self, _: Context, block: BlockRef, ranges: Vec<FileRange>) -> FsResult<LivePieces> {
-        clean::live_pieces(self.meta, block, ranges).await
+        clean::live_pieces(&self.meta, block, &ranges)
     }
 
     async fn relocate(self, _: Context, request: RelocateRequest) -> FsResult<()> {

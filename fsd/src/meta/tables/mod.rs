@@ -3,6 +3,7 @@
 
 mod backend;
 mod base;
+mod files;
 mod inventory;
 pub mod keys;
 mod memtable;
@@ -10,14 +11,19 @@ mod rows;
 mod schema;
 mod snapshot;
 mod store;
+mod sums;
 mod tx;
 pub mod values;
 mod view;
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod view_tests;
 
+pub use backend::ReadFailure;
 pub use base::Base;
+pub use files::{Files, SUMS, TABLES};
 pub use memtable::Memtable;
 pub use schema::Table;
 #[cfg(test)]

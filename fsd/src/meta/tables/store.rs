@@ -1,13 +1,13 @@
 //! The database: opened, read as of the last checkpoint, changed by checkpoints only.
 
-use super::backend::{Backend, Severed};
+use super::backend::{Backend, ReadFailure, Severed};
 use super::base::Base;
+use super::files::Files;
 use super::memtable::Memtable;
 use super::schema::{Bytes as Value, META, SESSION, STATE, Table, with_definition};
 use super::values::{self, State};
 use super::view::{ALL, View};
 use super::{Tx, failed};
-use crate::disk::DiskFile;
 use cairn_common::error::FsResult;
 use cairn_common::ids::SessionId;
 use redb::{Builder, Database, Key, ReadableDatabase, TableDefinition, WriteTransaction};
@@ -33,18 +33,36 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
 /// Dropped without [`Store::close`], it leaves the file as a killed process would: at the last checkpoint.
 pub struct Store {
     db: Contained,
-    file: Arc<dyn DiskFile>,
+    backend: Backend,
     severed: Severed,
     closed: bool,
 }
 
 impl Store {
-    /// Opens the database in `file`, or begins one if it is empty.
-    pub fn open(file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<Store, StoreError> {
+    /// Opens the database in `files`, or begins one if they are empty. Without checksums that fit it reads the whole
+    /// database first, and makes them.
+    pub fn open(files: Files, cache_bytes: usize) -> Result<Store, StoreError> {
         let severed = Severed::default();
-        let backend = Backend::new(file.clone(), severed.clone());
-        let db = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend)?;
-        Ok(Store { db: Contained(Some(db)), file, severed, closed: false })
+        let backend = Backend::open(files, severed.clone()).map_err(redb::StorageError::Io)?;
+        let db = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend.clone())?;
+        let mut store = Store { db: Contained(Some(db)), backend, severed, closed: false };
+        store.learn()?;
+        Ok(store)
+    }
+
+    /// Makes checksums of what is verified, if there are none.
+    fn learn(&mut self) -> Result<(), StoreError> {
+        let Some(why) = self.backend.learning() else { return Ok(()) };
+        self.verify_pages()?;
+        self.backend.learnt().map_err(redb::StorageError::Io)?;
+        tracing::warn!("metadata tables: their checksums {why}; all pages were verified, and have new ones");
+        Ok(())
+    }
+
+    /// Tells, once reading has failed, why.
+    #[must_use]
+    pub fn read_failure(&self) -> ReadFailure {
+        self.backend.failure()
     }
 
     /// The state and the sessions as of the last checkpoint.
@@ -68,6 +86,10 @@ impl Store {
     /// Compares all pages with their checksums; reads the whole file, and rolls back to an older checkpoint if the last
     /// one is damaged, so what is on the disk below should be a copy.
     pub fn verify(mut self) -> Result<(), StoreError> {
+        self.verify_pages()
+    }
+
+    fn verify_pages(&mut self) -> Result<(), StoreError> {
         let (before, _) = self.load()?;
         if let Some(db) = self.db.0.as_mut() {
             db.check_integrity()?;
@@ -115,13 +137,15 @@ impl Store {
     /// pages that hold something, so it may take as long as the file is large. Blocks.
     pub fn idle_bytes(&self) -> FsResult<u64> {
         // What a checkpoint gave up is free only with the commit after it.
-        let txn = self.db.begin_write().map_err(failed)?;
+        let mut txn = self.db.begin_write().map_err(failed)?;
+        // The backend relies on it.
+        txn.set_two_phase_commit(true);
         txn.commit().map_err(failed)?;
         let txn = self.db.begin_write().map_err(failed)?;
         let stats = txn.stats().map_err(failed)?;
         txn.abort().map_err(failed)?;
         let used = stats.allocated_pages().saturating_mul(stats.page_size() as u64);
-        let allocated = self.file.allocated().map_err(|error| failed(redb::StorageError::Io(error)))?;
+        let allocated = self.backend.allocated().map_err(|error| failed(redb::StorageError::Io(error)))?;
         Ok(allocated.saturating_sub(used))
     }
 

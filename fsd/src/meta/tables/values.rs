@@ -379,7 +379,7 @@ mod state {
     }
 
     impl State {
-        /// Whether a mount was given this number.
+        /// Whether this number can't be given any more.
         #[must_use]
         pub fn was_given(&self, session: SessionId) -> bool {
             session != SessionId::NOBODY && session < self.next_session

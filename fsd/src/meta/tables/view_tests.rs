@@ -6,8 +6,7 @@ use super::schema::Table;
 use super::store::Store;
 use super::values::State;
 use super::view::{ALL, View};
-use super::{Memtable, keys};
-use crate::disk::Disk;
+use super::{Files, Memtable, keys};
 use crate::disk::sim::SimDisk;
 use cairn_common::ids::{ClusterId, Epoch, Ino, LogIndex, NodeId, SessionId, VolumeId};
 use rand::rngs::StdRng;
@@ -19,11 +18,12 @@ use std::sync::Arc;
 const TABLE: Table = Table::Extent;
 type Model = BTreeMap<[u8; 16], Vec<u8>>;
 
-fn state() -> State {
+/// Of a new file system, as if so many entries of the log were applied.
+pub fn state_after(applied: u64) -> State {
     State {
         cluster: ClusterId(1),
         epoch: Epoch(1),
-        applied: LogIndex(0),
+        applied: LogIndex(applied),
         next_ino: Ino(2),
         next_session: SessionId(1),
         next_node: NodeId(1),
@@ -32,8 +32,12 @@ fn state() -> State {
     }
 }
 
+fn state() -> State {
+    state_after(0)
+}
+
 fn store(disk: &SimDisk) -> Store {
-    let store = Store::open(disk.create("tables").unwrap(), 1 << 20).unwrap();
+    let store = Store::open(Files::create(disk).unwrap(), 1 << 20).unwrap();
     store.init(state(), |_tx| Ok(())).unwrap();
     store
 }

@@ -6,10 +6,8 @@ use crate::say;
 use crate::world::{MILLI, World};
 use cairn_common::error::FsResult;
 use cairn_common::ids::SessionId;
-use cairn_common::proto::meta::{
-    AttachReply, AttachRequest, ClientInfo, MetaServiceRequest as Ask, OpenState,
-};
-use cairn_mountd::client::answers::{AfterAttach, attach_answered, opens_to_tell};
+use cairn_common::proto::meta::{AttachRequest, ClientInfo, MetaServiceRequest as Ask, OpenState, TakenUp};
+use cairn_mountd::client::answers::{AfterAttach, Taken, attach_answered, opens_to_tell};
 use rand::Rng;
 
 impl World {
@@ -78,23 +76,26 @@ impl World {
         let opens = opens_to_tell(process.log.opened(), opens.collect());
         let client = ClientInfo { host: format!("host{index}"), ..ClientInfo::default() };
         let request = AttachRequest { session, client, opens };
-        self.ask(index, Asked::Attach(session), &Ask::Attach { request });
+        let opened = process.last.as_ref().and_then(|last| last.opened);
+        self.ask(index, Asked::Attach(session), &Ask::TakeUp { request, opened });
     }
 
     pub(super) fn attach_is_answered(
         &mut self,
         index: usize,
         session: Option<SessionId>,
-        answer: FsResult<AttachReply>,
+        answer: FsResult<TakenUp>,
     ) {
+        let answer = answer.map(Taken::from);
         match session {
             Some(session) => self.again_attached(index, session, answer),
             None => self.first_attached(index, answer),
         }
     }
 
-    pub(super) fn first_attached(&mut self, index: usize, answer: FsResult<AttachReply>) {
-        let Ok(reply) = answer else { return self.break_link(index) };
+    pub(super) fn first_attached(&mut self, index: usize, answer: FsResult<Taken>) {
+        let Ok(taken) = answer else { return self.break_link(index) };
+        let reply = &taken.reply;
         say!(self, "mount {index} has session {}", reply.session);
         self.record.opens_session(reply.session);
         let Some(process) = self.process(index) else { return };
@@ -102,14 +103,18 @@ impl World {
         process.attached = true;
         process.attaching = false;
         process.received = (reply.epoch, 0);
+        process.last = Some(taken);
         self.mount_ready(index);
     }
 
-    pub(super) fn again_attached(&mut self, index: usize, session: SessionId, answer: FsResult<AttachReply>) {
+    pub(super) fn again_attached(&mut self, index: usize, session: SessionId, answer: FsResult<Taken>) {
         let Some(process) = self.process(index) else { return };
-        match attach_answered(&mut process.log, 0, answer.as_ref().map_err(|error| *error)) {
+        let before = process.last.clone().expect("it has a session");
+        match attach_answered(&mut process.log, &before, answer.as_ref().map_err(|error| *error)) {
             AfterAttach::GoOn => {
-                let Ok(reply) = answer else { return };
+                let Ok(taken) = answer else { return };
+                let reply = taken.reply.clone();
+                process.last = Some(taken);
                 process.attached = true;
                 process.attaching = false;
                 process.sent = reply.applied;

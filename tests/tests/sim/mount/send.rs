@@ -35,6 +35,7 @@ impl World {
         process.sent = process.sent.max(last);
         let record = self.record.sessions.get_mut(&session).expect("it was opened");
         record.sent = record.sent.max(last);
+        record.batch = first;
         let batch = Batch { session, first, ops, sync_follows: false };
         self.ask(index, Asked::Apply(last), &Ask::Apply { batch });
     }

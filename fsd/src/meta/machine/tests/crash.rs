@@ -20,12 +20,12 @@ fn config() -> MachineConfig {
     }
 }
 
-fn open_on(disk: &SimDisk) -> Result<Machine, OpenError> {
+pub fn open_on(disk: &SimDisk) -> Result<Machine, OpenError> {
     Machine::open_on(Arc::new(disk.clone()), None, config(), &BIRTH)
 }
 
 /// A machine with one session that has inode numbers, and its random operations.
-async fn begin(disk: &SimDisk, seed: u64) -> FsResult<(Machine, SessionId, Random)> {
+pub async fn begin(disk: &SimDisk, seed: u64) -> FsResult<(Machine, SessionId, Random)> {
     let machine = open_on(disk).map_err(|_| FsError::Io)?;
     let open = Command::OpenSession { client: ClientInfo::default(), time: time(1) };
     let Reply::Session(session) = machine.submit(open).await?.reply else { panic!("no session") };
@@ -39,18 +39,85 @@ fn dump(machine: &Machine) -> Dump {
     machine.read(|snapshot| snapshot.dump()).unwrap()
 }
 
-/// The tables after the first `count` operations of `seed`, one by one, on a machine that never dies.
-async fn expected(seed: u64, counts: &[u64]) -> Vec<Dump> {
-    let (machine, session, mut random) = begin(&SimDisk::new(), seed).await.unwrap();
-    let mut dumps = Vec::new();
-    let last = *counts.last().unwrap();
-    for n in 0..=last {
-        if counts.contains(&n) {
-            dumps.push(dump(&machine));
+/// Batches of one session on a new directory, with what they are answered and the tables that they lead to.
+pub struct Script {
+    batches: Vec<Vec<Op>>,
+    results: Vec<Vec<OpResult>>,
+    /// The last operation and the tables: before the first batch, and after each.
+    states: Vec<(Seq, Dump)>,
+}
+
+/// How far the session of a [`Script`] has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reached {
+    /// The last operation that was answered.
+    pub done: Seq,
+    /// The last one that was said to be on stable storage.
+    pub synced: Seq,
+}
+
+impl Script {
+    /// Random batches of these sizes, as a machine that never dies answers them, one operation at a time.
+    pub async fn new(seed: u64, sizes: &[usize]) -> Script {
+        let (machine, session, mut random) = begin(&SimDisk::new(), seed).await.unwrap();
+        let batches: Vec<Vec<Op>> = sizes.iter().map(|size| random.ops(*size)).collect();
+        let mut last = Seq(0);
+        let (mut results, mut states) = (Vec::new(), vec![(last, dump(&machine))]);
+        for ops in &batches {
+            let mut answers = Vec::new();
+            for op in ops {
+                last = last.next();
+                answers.extend(batch(&machine, session, last.0, vec![op.clone()]).await.unwrap());
+            }
+            results.push(answers);
+            states.push((last, dump(&machine)));
         }
-        batch(&machine, session, n + 1, vec![random.op()]).await.unwrap();
+        Script { batches, results, states }
     }
-    dumps
+
+    /// Goes on where the session is, with checkpoints and syncs in between, until batch `end` is done or something fails.
+    /// What is answered is right.
+    pub async fn go_on(
+        &self,
+        machine: &Machine,
+        session: SessionId,
+        end: usize,
+        reached: &mut Reached,
+    ) -> FsResult<()> {
+        let mut done = machine.session(session).ok_or(FsError::Evicted)?.applied;
+        for n in self.batches_until(done)..end {
+            let results = batch(machine, session, done.next().0, self.batches[n].clone()).await?;
+            assert_eq!(results, self.results[n], "batch {n}");
+            done = self.states[n + 1].0;
+            reached.done = done;
+            if n % 3 == 2 {
+                machine.checkpoint();
+            } else if n % 2 == 1 {
+                reached.synced = machine.sync_session(session, done, Duration::ZERO).await?;
+            }
+            reached.synced = reached.synced.max(machine.durable_seq(session).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// After a start: the session has at least the operations up to `least`, and the tables are those of some number of
+    /// batches, whole.
+    pub fn check(&self, machine: &Machine, session: SessionId, least: Seq, context: &str) {
+        let info = machine.session(session).unwrap_or_else(|| panic!("{context}: no session"));
+        assert!(info.applied >= least, "{context}: {info:?}");
+        assert_eq!(info.durable, info.applied, "{context}");
+        assert!(dump(machine) == *self.tables_at(info.applied), "{context}: {info:?}: other tables");
+    }
+
+    /// The tables after operation `last`.
+    pub fn tables_at(&self, last: Seq) -> &Dump {
+        &self.states[self.batches_until(last)].1
+    }
+
+    /// How many batches end with operation `last`.
+    fn batches_until(&self, last: Seq) -> usize {
+        self.states.iter().position(|(end, _)| *end == last).expect("batches are applied whole")
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,8 +129,8 @@ async fn grouping_does_not_matter() {
             batch(&machine, session, next, random.ops(size)).await.unwrap();
             next += size as u64;
         }
-        let one_by_one = expected(seed, &[300]).await;
-        assert_eq!(dump(&machine), one_by_one[0], "seed {seed}");
+        let one_by_one = Script::new(seed, &[300]).await;
+        assert_eq!(dump(&machine), *one_by_one.tables_at(Seq(300)), "seed {seed}");
     }
 }
 
@@ -93,44 +160,23 @@ async fn replay_gives_the_same_tables_and_replies() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_loss_keeps_a_prefix_with_all_that_was_synced() {
-    const BATCHES: u64 = 8;
-    const SIZE: usize = 6;
+    const BATCHES: usize = 8;
     for seed in 20..23 {
-        let counts: Vec<u64> = (0..=BATCHES).map(|n| n * SIZE as u64).collect();
-        let prefixes = expected(seed, &counts).await;
-        let mut changes = 0;
-        loop {
+        let script = Script::new(seed, &[6; BATCHES]).await;
+        for changes in (0..).step_by(3) {
             let disk = SimDisk::new();
-            let (machine, session, mut random) = begin(&disk, seed).await.unwrap();
+            let (machine, session, _) = begin(&disk, seed).await.unwrap();
             disk.power_off_after(changes);
-            let mut synced = Seq(0);
-            let mut done = 0;
-            for n in 0..BATCHES {
-                let first = n * SIZE as u64 + 1;
-                if batch(&machine, session, first, random.ops(SIZE)).await.is_err() {
-                    break;
-                }
-                done = first + SIZE as u64 - 1;
-                if n % 3 == 2 {
-                    machine.checkpoint();
-                } else if n % 2 == 1 {
-                    synced = machine.sync_session(session, Seq(done), Duration::ZERO).await.unwrap_or(synced);
-                }
-                synced = synced.max(machine.durable_seq(session).unwrap_or_default());
-            }
+            let mut reached = Reached::default();
+            let finished = script.go_on(&machine, session, BATCHES, &mut reached).await.is_ok();
             drop(machine);
-            let context = format!("seed {seed}, power off at {changes}, done {done}, synced {synced}");
+            let context = format!("seed {seed}, power off at {changes}, {reached:?}");
             let machine =
                 open_on(&disk.power_cycle(seed ^ changes)).unwrap_or_else(|e| panic!("{context}: {e}"));
-            let info = machine.session(session).unwrap_or_else(|| panic!("{context}: no session"));
-            assert!(info.applied >= synced, "{context}: {info:?}");
-            assert_eq!(info.durable, info.applied, "{context}");
-            let at = usize::try_from(info.applied.0).unwrap() / SIZE;
-            assert_eq!(dump(&machine), prefixes[at], "{context}: {info:?}");
-            if Some(&done) == counts.last() {
+            script.check(&machine, session, reached.synced, &context);
+            if finished {
                 break;
             }
-            changes += 3;
         }
     }
 }
@@ -181,8 +227,8 @@ async fn a_checkpoint_whose_sync_failed_is_not_found_by_the_restart() {
     let progress = machine.progress();
     machine.sync(progress.applied).await.unwrap();
     let before = dump(&machine);
-    // redb syncs its pages first, then the header that names them.
-    disk.fail_once(Call::Sync, 1, io::ErrorKind::Other);
+    // redb syncs its pages first, then the header that names them; the checksums are synced before each.
+    disk.fail_once(Call::Sync, 3, io::ErrorKind::Other);
     machine.checkpoint();
     assert!(machine.failed().await.contains("checkpoint"));
     // The kernel still shows the new tables.

@@ -132,8 +132,10 @@ async fn remove_all(machine: &Machine, session: SessionId, next: &mut u64, mut n
     }
 }
 
-/// Waits until something may grow again.
+/// Waits until something may grow again, and it is known how much: after a start only once a checkpoint is made.
 async fn has_room(machine: &Machine) {
+    let shared = machine.inner.shared.clone();
+    tokio::task::spawn_blocking(move || shared.checkpoint()).await.unwrap();
     let full = || machine.inner.shared.core.lock().room.is_full();
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     while full() {

@@ -3,8 +3,10 @@
 
 mod bare;
 mod crash;
+mod damage;
 mod dead_blocks;
 mod decided_later;
+mod faults;
 mod full;
 pub mod random;
 mod slow_checkpoint;
@@ -167,6 +169,27 @@ async fn an_ended_session_changes_nothing_any_more() {
     let machine = Machine::open(dir.path(), small()).unwrap();
     assert_eq!(batch(&machine, session, 2, vec![chmod(0o777)]).await, Err(FsError::Evicted));
     assert_eq!(perm(&machine), 0o700);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_of_sessions_begin_where_they_are_told_and_never_go_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut machine = Machine::open(dir.path(), small()).unwrap();
+    for (least, given) in [(100, 100), (50, 101), (103, 103), (0, 104)] {
+        let command = Command::OpenSessionFrom {
+            client: ClientInfo::default(),
+            time: time(1),
+            least: SessionId(least),
+        };
+        assert_eq!(machine.submit(command).await.unwrap().reply, Reply::Session(SessionId(given)));
+        drop(machine);
+        machine = Machine::open(dir.path(), small()).unwrap();
+    }
+    assert_eq!(open_session(&machine).await, SessionId(105), "as logs of before say it");
+    assert!(!machine.has_ended(SessionId(103)) && machine.has_ended(SessionId(102)), "skipped for good");
+    let last =
+        Command::OpenSessionFrom { client: ClientInfo::default(), time: time(1), least: SessionId(u64::MAX) };
+    assert_eq!(machine.submit(last).await.unwrap_err(), FsError::NoSpace);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
