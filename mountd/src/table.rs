@@ -31,11 +31,11 @@ pub fn mounted_at(mount_point: &Path) -> Option<Mount> {
     topmost(&fs::read("/proc/self/mountinfo").ok()?, mount_point)
 }
 
-/// Whether the file system is mounted anywhere that this process can see.
+/// At how many places that this process can see the file system is mounted.
 #[must_use]
-pub fn is_mounted(device: &str) -> bool {
+pub fn places(device: &str) -> usize {
     let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    lines(&table).any(|line| line.fields.get(2).is_some_and(|field| *field == device.as_bytes()))
+    lines(&table).filter(|line| line.fields.get(2).is_some_and(|field| *field == device.as_bytes())).count()
 }
 
 struct Line<'a> {

@@ -77,9 +77,11 @@ fn unmount(cli: &Cli) -> Result<()> {
     };
     let wait = !cli.lazy && !cli.force;
     let daemon = if wait { stored(directory)? } else { None };
+    // Counted before: the kernel gives the number of a file system that is gone to the next one.
+    let places = table::places(&mount.device);
     take_away(directory, cli)?;
     if let Some(daemon) = daemon
-        && !table::is_mounted(&mount.device)
+        && places == 1
         && !has_ended(&daemon)
     {
         // All is stored, so this is no failure: it may be mounted in another namespace, too.
