@@ -86,7 +86,7 @@ impl Machine {
         if !has_store(&*disk)? {
             create_store(&*disk, &config, birth)?;
         }
-        let Found { store, mut core, checkpoint, recovered } = find(&*disk, config.cache_bytes)?;
+        let Found { store, mut core, checkpoint, recovered, replayed } = find(&*disk, config.cache_bytes)?;
         let tables_failure = store.read_failure();
         core.room = Room::new(config.reserve_bytes);
         let log = wrap(start_log(&disk, &config, core.state.cluster, recovered)?);
@@ -103,7 +103,8 @@ impl Machine {
             published: RwLock::new(published),
             applied,
             failure: watch::Sender::new(None),
-            checkpoints: Mutex::new(CheckpointState::default()),
+            // What was replayed waits as well: else lives that are all short would never make a checkpoint.
+            checkpoints: Mutex::new(CheckpointState { log_bytes: replayed, ..CheckpointState::default() }),
             checkpoint_wanted: Condvar::new(),
             next_measure: Mutex::default(),
             tables_failure,
@@ -134,6 +135,8 @@ pub(super) struct Found {
     pub checkpoint: LogIndex,
     /// Where the log goes on.
     pub recovered: Recovered,
+    /// Bytes of log behind the checkpoint.
+    pub replayed: u64,
 }
 
 /// Reads the tables as of the last checkpoint, and applies what the log has behind it.
@@ -150,8 +153,8 @@ fn find_in(store: Store, disk: &dyn Disk) -> Result<Found, OpenError> {
     let (state, rows) = store.load()?;
     let base = store.base().map_err(unreadable)?;
     let mut core = Core::new(state, View::new(base), Sessions::new(rows));
-    let recovered = replay_log(disk, &mut core)?;
-    Ok(Found { store, core, checkpoint: state.applied, recovered })
+    let (recovered, replayed) = replay_log(disk, &mut core)?;
+    Ok(Found { store, core, checkpoint: state.applied, recovered, replayed })
 }
 
 /// redb panics on some damage that its checksums would show; the operator gets a line all the same.
@@ -216,19 +219,21 @@ fn first_state(cluster: ClusterId) -> State {
     }
 }
 
-/// Recovers the log and applies what the tables lack.
-fn replay_log(disk: &dyn Disk, core: &mut Core) -> Result<Recovered, OpenError> {
+/// Recovers the log and applies what the tables lack: so many bytes of it.
+fn replay_log(disk: &dyn Disk, core: &mut Core) -> Result<(Recovered, u64), OpenError> {
     let mut group = Vec::new();
+    let mut bytes = 0;
     let (cluster, applied) = (core.state.cluster, core.state.applied);
     let recovered = recover(disk, cluster, applied, &mut |index, entry| {
         group.push((index, Command::decode(entry)?));
+        bytes += entry.len() as u64;
         if group.len() >= REPLAY_GROUP {
             replay(core, std::mem::take(&mut group))?;
         }
         Ok(())
     })?;
     replay(core, group).map_err(OpenError::Corrupt)?;
-    Ok(recovered)
+    Ok((recovered, bytes))
 }
 
 /// The log goes on where it was recovered to.

@@ -218,6 +218,43 @@ async fn a_sync_waits_for_the_batch_that_it_speaks_of() {
     assert_eq!(machine.durable_seq(session), Some(Seq(1)));
 }
 
+/// A checkpoint by now, or within a while: nobody waits for one.
+async fn has_checkpoint(machine: &Machine) -> bool {
+    let made = async {
+        while machine.progress().checkpoint == LogIndex(0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), made).await.is_ok()
+}
+
+/// A daemon that is killed again and again replays no more each time: what one life left counts in the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_lives_make_a_checkpoint_too() {
+    const DUE: u64 = 16 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let config = || MachineConfig { checkpoint_bytes: DUE, ..small() };
+    // Always the same row, so that only the log grows.
+    let ops = || (0..600).map(|n| chmod(n % 0o777)).collect::<Vec<_>>();
+    let logged = Command::Batch { session: SessionId(1), first: Seq(1), ops: ops(), full: false };
+    let logged = logged.encode().unwrap().len() as u64;
+    assert!(
+        logged < DUE * 3 / 4 && logged * 2 > DUE,
+        "{logged}: more than half of what makes a checkpoint due"
+    );
+
+    let machine = Machine::open(dir.path(), config()).unwrap();
+    let session = open_session(&machine).await;
+    batch(&machine, session, 1, ops()).await.unwrap();
+    assert_eq!(machine.progress().checkpoint, LogIndex(0));
+    drop(machine);
+
+    let machine = Machine::open(dir.path(), config()).unwrap();
+    assert_eq!(machine.progress().checkpoint, LogIndex(0));
+    batch(&machine, session, 601, ops()).await.unwrap();
+    assert!(has_checkpoint(&machine).await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_sessions_at_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -240,13 +277,7 @@ async fn many_sessions_at_once() {
     for task in tasks {
         sessions.push(task.await.unwrap());
     }
-    // Nobody waits for a checkpoint, so the first may still be on its way.
-    let made = async {
-        while machine.progress().checkpoint == LogIndex(0) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), made).await.expect("a checkpoint");
+    assert!(has_checkpoint(&machine).await);
     drop(machine);
     let machine = Machine::open(dir.path(), small()).unwrap();
     for session in sessions {
