@@ -12,6 +12,7 @@
 mod checks;
 mod content;
 mod data;
+mod end;
 mod faults;
 mod found;
 mod full;
@@ -89,6 +90,10 @@ fn run_seeds(seeds: Range<u64>) -> Record {
         sum.deletes_when_full += record.deletes_when_full;
         sum.puts_with_room_again += record.puts_with_room_again;
         sum.refusals += record.refusals;
+        sum.data_repeats += record.data_repeats;
+        sum.leaks += record.leaks;
+        sum.elsewhere += record.elsewhere;
+        sum.died_syncing += record.died_syncing;
         sum.cleanings += record.cleanings;
         sum.cleanings_in_part += record.cleanings_in_part;
         sum.cleanings_in_vain += record.cleanings_in_vain;
@@ -115,7 +120,8 @@ fn random_seeds() {
         "{rounds} seeds from {first} on: {} events, {} faults, {} restarts of meta, {} failures of its disk, {} checkpoints, {} evictions, \
          {} replays, {} repeated messages, {} answers checked, {} commits, {} blocks deleted, {} reads, {} lock grants, \
          {} locks lost with the power, {} looks, {} puts without room, {} blocks deleted then, {} with room again, \
-         {} cleanings, {} of them in part, {} in vain, {} lost, {} on a full disk, {} operations refused for want of room",
+         {} cleanings, {} of them in part, {} in vain, {} lost, {} on a full disk, {} operations refused for want of room, \
+         {} messages to data daemons repeated, {} blocks of nobody, {} blocks stored elsewhere, {} data daemons died during a sync",
         sum.events,
         sum.faults,
         sum.restarts,
@@ -139,7 +145,11 @@ fn random_seeds() {
         sum.cleanings_in_vain,
         sum.cleanings_lost,
         sum.cleanings_when_full,
-        sum.refusals
+        sum.refusals,
+        sum.data_repeats,
+        sum.leaks,
+        sum.elsewhere,
+        sum.died_syncing
     );
     // What never happens proves nothing.
     let happened = [
@@ -161,10 +171,14 @@ fn random_seeds() {
         sum.cleanings_in_part,
         sum.cleanings_lost,
         sum.refusals,
+        sum.data_repeats,
+        sum.leaks,
+        sum.elsewhere,
     ];
     assert!(rounds < ROUNDS || happened.iter().all(|count| *count > rounds / 10), "{happened:?}");
     // Most deletes come of new data, for which there is no room.
     assert!(rounds < ROUNDS || sum.deletes_when_full > rounds / 50);
+    assert!(rounds < ROUNDS || sum.died_syncing > rounds / 50);
     // Others must change or remove just what is being moved.
     assert!(rounds < ROUNDS || sum.cleanings_in_vain > rounds / 100);
     assert!(rounds < ROUNDS || sum.cleanings_when_full > rounds / 100);
