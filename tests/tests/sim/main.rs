@@ -35,10 +35,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use trace::Trace;
 use world::World;
 
-/// Seeds of a usual run, from 0 on; `CAIRN_SIM_ROUNDS` and [`FIRST`] say otherwise.
-const ROUNDS: u64 = 1500;
+/// Seeds of a usual run, from 0 on; [`ROUNDS_WANTED`] and [`FIRST`] say otherwise.
+const ROUNDS: u64 = 1200;
+/// Beside them, so many that no run had before.
+const FRESH: u64 = 300;
+const ROUNDS_WANTED: &str = "CAIRN_SIM_ROUNDS";
 /// The first of them.
 const FIRST: &str = "CAIRN_SIM_FIRST";
+/// How to run a test of this file.
+const TEST: &str = "cargo test --profile ci -p cairn-tests --test sim";
 /// Replays this one, aloud.
 const SEED: &str = "CAIRN_SIM_SEED";
 
@@ -50,9 +55,9 @@ fn run(seed: u64, plan: Plan, loud: bool) -> World {
         eprintln!("{:#?}", world.plan);
         let again = match world.plan.cut {
             Some(_) => {
-                format!("{FIRST}={seed} CAIRN_POWER_SEEDS=1 cargo test -p cairn-tests --test sim power_goes")
+                format!("{FIRST}={seed} CAIRN_POWER_SEEDS=1 {TEST} power_goes")
             }
-            None => format!("{SEED}={seed} cargo test -p cairn-tests --test sim random_seeds"),
+            None => format!("{SEED}={seed} {TEST} random_seeds"),
         };
         eprintln!("seed {seed} fails; again: {again}");
         // What it holds may be in no state to be dropped.
@@ -113,7 +118,7 @@ fn random_seeds() {
         run(seed, Plan::of_seed(seed), true);
         return;
     }
-    let rounds = number("CAIRN_SIM_ROUNDS").unwrap_or(ROUNDS);
+    let rounds = number(ROUNDS_WANTED).unwrap_or(ROUNDS);
     let first = number(FIRST).unwrap_or(0);
     let sum = run_seeds(first..first + rounds);
     println!(
@@ -182,6 +187,17 @@ fn random_seeds() {
     // Others must change or remove just what is being moved.
     assert!(rounds < ROUNDS || sum.cleanings_in_vain > rounds / 100);
     assert!(rounds < ROUNDS || sum.cleanings_when_full > rounds / 100);
+}
+
+/// What the seeds above do not find, because they are always the same.
+#[test]
+fn fresh_seeds() {
+    if number(SEED).or(number(FIRST)).is_some() {
+        return;
+    }
+    let first = u64::from(rand::random::<u32>());
+    println!("again: {FIRST}={first} {ROUNDS_WANTED}={FRESH} {TEST} random_seeds");
+    run_seeds(first..first + FRESH);
 }
 
 /// Else a seed that fails could not be looked at.
