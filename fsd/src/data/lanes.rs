@@ -67,13 +67,22 @@ pub struct OpenVolumes {
 impl Lanes {
     /// One lane's life: until the queue is closed and empty.
     pub fn run(&self, queue: &Receiver<PutJob>) {
+        self.run_with(queue, |volume| {
+            if volume.segment().make_durable(&**volume) {
+                self.counters.syncs.add(1);
+            }
+        });
+    }
+
+    /// The same, where `make_durable` sees to it that what was written to a volume becomes durable.
+    pub fn run_with(&self, queue: &Receiver<PutJob>, mut make_durable: impl FnMut(&Arc<Volume>)) {
         while let Ok(job) = queue.recv() {
-            self.serve(job, queue);
+            self.serve(job, queue, &mut make_durable);
         }
     }
 
     /// Writes `job` and what is queued behind it, and sees to it that they become durable.
-    fn serve(&self, job: PutJob, queue: &Receiver<PutJob>) {
+    fn serve(&self, job: PutJob, queue: &Receiver<PutJob>, make_durable: &mut impl FnMut(&Arc<Volume>)) {
         let mut next = Some(job);
         while let Some(job) = next.take() {
             let Some(volume) = self.current() else {
@@ -85,9 +94,7 @@ impl Lanes {
             if next.is_some() {
                 self.roll(&volume);
             }
-            if volume.segment().make_durable(&*volume) {
-                self.counters.syncs.add(1);
-            }
+            make_durable(&volume);
         }
     }
 

@@ -65,7 +65,7 @@ impl Leaks {
     /// Looks at what is new and at whose session has ended since; how many blocks were deleted.
     pub async fn look(&mut self) -> FsResult<u64> {
         let volumes = self.store.volumes();
-        self.unsettled.volumes.retain(|volume, _| volumes.contains(volume));
+        self.unsettled.keep(&volumes);
         for volume in volumes {
             loop {
                 let page = self.page(volume, self.unsettled.seen(volume))?;
@@ -85,7 +85,7 @@ impl Leaks {
                     deleted += self.settle(volume, session, u32::MAX).await?;
                     self.unsettled.settled(volume, session);
                 }
-                self.unsettled.heard.remove(&session);
+                self.unsettled.forget(session);
             }
         }
         Ok(deleted + self.unfinished(Instant::now()).await?)
@@ -140,7 +140,8 @@ impl Leaks {
 }
 
 /// Those of the blocks that the metadata daemon does not know. An answer that does not fit the question says nothing.
-fn leaked(asked: &[BlockRef], fates: &[BlockFate]) -> Vec<BlockRef> {
+#[must_use]
+pub fn leaked(asked: &[BlockRef], fates: &[BlockFate]) -> Vec<BlockRef> {
     if asked.len() != fates.len() {
         return Vec::new();
     }
@@ -150,7 +151,7 @@ fn leaked(asked: &[BlockRef], fates: &[BlockFate]) -> Vec<BlockRef> {
 
 /// Which sessions have blocks that were not asked about since they ended.
 #[derive(Default)]
-struct Unsettled {
+pub struct Unsettled {
     volumes: BTreeMap<VolumeId, Left>,
     /// When each was first said to have ended.
     heard: BTreeMap<SessionId, Instant>,
@@ -164,12 +165,19 @@ struct Left {
 }
 
 impl Unsettled {
-    fn seen(&self, volume: VolumeId) -> u32 {
+    /// There are no other volumes any more.
+    pub fn keep(&mut self, volumes: &[VolumeId]) {
+        self.volumes.retain(|volume, _| volumes.contains(volume));
+    }
+
+    /// Blocks of the volume up to this sequence have been looked at.
+    #[must_use]
+    pub fn seen(&self, volume: VolumeId) -> u32 {
         self.volumes.get(&volume).map_or(0, |left| left.seen)
     }
 
     /// The next blocks of a volume. A session that was settled comes back with a block that arrived late.
-    fn add(&mut self, volume: VolumeId, page: &[BlockStat]) {
+    pub fn add(&mut self, volume: VolumeId, page: &[BlockStat]) {
         let left = self.volumes.entry(volume).or_default();
         for stat in page {
             left.seen = left.seen.max(stat.block.sequence);
@@ -180,17 +188,20 @@ impl Unsettled {
     }
 
     /// The last block of each volume.
-    fn ends(&self) -> BTreeMap<VolumeId, u32> {
+    #[must_use]
+    pub fn ends(&self) -> BTreeMap<VolumeId, u32> {
         self.volumes.iter().map(|(volume, left)| (*volume, left.seen)).collect()
     }
 
-    fn sessions(&self) -> BTreeSet<SessionId> {
+    /// Whose blocks were seen and are not settled.
+    #[must_use]
+    pub fn sessions(&self) -> BTreeSet<SessionId> {
         self.volumes.values().flat_map(|left| left.sessions.iter().copied()).collect()
     }
 
     /// Of the sessions `asked` about those that were said to have ended all the time since `grace`. One that is said to live
     /// after all begins anew.
-    fn due(
+    pub fn due(
         &mut self,
         asked: &[SessionId],
         ended: &[SessionId],
@@ -208,12 +219,20 @@ impl Unsettled {
         due
     }
 
-    fn volumes_of(&self, session: SessionId) -> Vec<VolumeId> {
+    /// Where a session has blocks that are not settled.
+    #[must_use]
+    pub fn volumes_of(&self, session: SessionId) -> Vec<VolumeId> {
         let has = |(_, left): &(&VolumeId, &Left)| left.sessions.contains(&session);
         self.volumes.iter().filter(has).map(|(volume, _)| *volume).collect()
     }
 
-    fn settled(&mut self, volume: VolumeId, session: SessionId) {
+    /// All that the session left was asked about.
+    pub fn forget(&mut self, session: SessionId) {
+        self.heard.remove(&session);
+    }
+
+    /// All that the session left in the volume was asked about.
+    pub fn settled(&mut self, volume: VolumeId, session: SessionId) {
         if let Some(left) = self.volumes.get_mut(&volume) {
             left.sessions.remove(&session);
         }

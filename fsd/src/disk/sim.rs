@@ -2,8 +2,9 @@
 //!
 //! - What was not synced is lost at a power failure, or kept, 512-byte sector by sector, as a seed says;
 //!   so writes tear, and a later write may survive an earlier one.
-//! - Names are durable only after `sync_dir`; without it some prefix of the changes survives, or any of them.
+//! - Names are durable only after `sync_dir`; without it any of the changes survive, or some prefix of them.
 //! - The n-th call of a kind can be made to fail, and the power can go at the n-th change.
+//! - A sync may take its time: what is written meanwhile is not covered by it.
 //! - It can have a size: files are sparse, and a write into a hole needs a block.
 
 use super::{Disk, DiskFile, Mapping, Space};
@@ -110,6 +111,8 @@ struct FileState {
     unsynced: Vec<Change>,
     /// Its blocks that have space.
     blocks: BTreeSet<usize>,
+    /// So many of the un-synced changes were made before the sync that is under way.
+    covered: Option<usize>,
     /// It has a bad sector.
     unreadable: bool,
 }
@@ -174,6 +177,14 @@ impl SimDisk {
         self.gate.hold(None);
     }
 
+    /// A sync of this file begins now; it ends, and has its effect, with the next call of [`DiskFile::sync_data`].
+    pub fn begin_sync(&self, name: &str) {
+        let mut state = self.state.lock();
+        let Some(id) = state.names.get(name).copied() else { return };
+        let file = state.file(id);
+        file.covered = Some(file.unsynced.len());
+    }
+
     /// What [`Disk::space`] says from now on.
     pub fn set_available(&self, bytes: u64) {
         self.state.lock().available = bytes;
@@ -202,27 +213,16 @@ impl SimDisk {
         self.state.lock().off
     }
 
-    /// The directory as found after a power failure now: what `seed` makes of the un-synced changes.
+    /// The directory as found after a power failure now: what `seed` makes of the un-synced changes. It also says whether this
+    /// is a file system that makes names durable in their order, as journals do, or in any, as POSIX allows.
     #[must_use]
     pub fn power_cycle(&self, seed: u64) -> SimDisk {
-        self.restarted(seed, State::surviving_names)
-    }
-
-    /// As [`SimDisk::power_cycle`] of a file system that makes names durable in any order, as POSIX allows.
-    #[must_use]
-    pub fn power_cycle_reordered(&self, seed: u64) -> SimDisk {
-        self.restarted(seed, State::any_surviving_names)
-    }
-
-    fn restarted(
-        &self,
-        seed: u64,
-        surviving_names: fn(&State, &mut StdRng) -> BTreeMap<String, u64>,
-    ) -> SimDisk {
         let state = self.state.lock();
         let mut rng = StdRng::seed_from_u64(seed);
         let mut after = State { next_id: state.next_id, ..State::default() };
-        after.names = surviving_names(&state, &mut rng);
+        let in_order = rng.random_bool(0.5);
+        after.names =
+            if in_order { state.surviving_names(&mut rng) } else { state.any_surviving_names(&mut rng) };
         let keep = [0.0, 0.5, 0.9, 1.0][rng.random_range(0..4)];
         for id in after.names.values() {
             let content = state.files[id].surviving(keep, &mut rng);
@@ -239,7 +239,8 @@ impl SimDisk {
     pub fn kill(&self) -> SimDisk {
         let mut state = self.state.lock();
         state.off = true;
-        let after = State { off: false, power_off_at: None, faults: Vec::new(), ..state.clone() };
+        let mut after = State { off: false, power_off_at: None, faults: Vec::new(), ..state.clone() };
+        after.files.values_mut().for_each(|file| file.covered = None);
         SimDisk { state: Arc::new(Mutex::new(after)), gate: Arc::default() }
     }
 
@@ -381,6 +382,12 @@ impl FileState {
     fn change(&mut self, change: Change) {
         change.apply(&mut self.content, |_| true);
         self.unsynced.push(change);
+    }
+
+    /// The changes that a sync which ends now has to do with.
+    fn take_covered(&mut self) -> Vec<Change> {
+        let count = self.covered.take().unwrap_or(self.unsynced.len());
+        self.unsynced.drain(..count).collect()
     }
 
     fn surviving(&self, keep: f64, rng: &mut StdRng) -> Vec<u8> {
@@ -528,12 +535,12 @@ impl DiskFile for SimFile {
         let mut state = self.state.lock();
         state.check(Call::Sync).inspect_err(|_| {
             // As Linux does: the pages are marked clean though they never reached the disk.
-            state.file(self.id).unsynced.clear();
+            drop(state.file(self.id).take_covered());
         })?;
         state.count_change();
         state.outcome()?;
         let file = state.file(self.id);
-        for change in std::mem::take(&mut file.unsynced) {
+        for change in file.take_covered() {
             change.apply(&mut file.durable, |_| true);
         }
         Ok(())
@@ -622,6 +629,52 @@ mod tests {
     }
 
     #[test]
+    fn a_sync_covers_what_was_written_before_it_began() {
+        let disk = SimDisk::new();
+        let file = disk.create("f").unwrap();
+        disk.sync_dir().unwrap();
+        let write = |byte: u8, at: u64| write_all_at(&*file, &[&[byte; SECTOR]], at * SECTOR as u64).unwrap();
+        let firsts =
+            |disk: &SimDisk| -> Vec<u8> { disk.map("f").unwrap().chunks(SECTOR).map(|s| s[0]).collect() };
+        write(1, 0);
+        disk.begin_sync("f");
+        write(2, 1);
+        assert!((0..32).any(|seed| firsts(&disk.power_cycle(seed)).is_empty()), "it has not ended");
+        let killed = disk.kill();
+        killed.open("f").unwrap().sync_data().unwrap();
+        assert_eq!(
+            firsts(&killed.power_cycle(0)),
+            [1, 2],
+            "the sync of a process that is gone covers nothing"
+        );
+    }
+
+    #[test]
+    fn what_is_written_during_a_sync_is_for_the_next() {
+        let disk = SimDisk::new();
+        let file = disk.create("f").unwrap();
+        disk.sync_dir().unwrap();
+        let write = |byte: u8, at: u64| write_all_at(&*file, &[&[byte; SECTOR]], at * SECTOR as u64).unwrap();
+        let lengths = || (0..32).map(|seed| disk.power_cycle(seed).map("f").unwrap().len() / SECTOR);
+        write(1, 0);
+        disk.begin_sync("f");
+        write(2, 1);
+        file.sync_data().unwrap();
+        assert!(lengths().all(|length| length >= 1) && lengths().any(|length| length == 1));
+        file.sync_data().unwrap();
+        assert!(lengths().all(|length| length == 2));
+        // One that fails loses what it covers, and nothing else.
+        write(3, 2);
+        disk.begin_sync("f");
+        write(4, 3);
+        disk.fail_once(Call::Sync, 0, io::ErrorKind::Other);
+        assert!(file.sync_data().is_err());
+        file.sync_data().unwrap();
+        assert_eq!(disk.power_cycle(0).map("f").unwrap()[2 * SECTOR..][..SECTOR], [0; SECTOR]);
+        assert_eq!(disk.power_cycle(0).map("f").unwrap()[3 * SECTOR..], [4; SECTOR]);
+    }
+
+    #[test]
     fn a_disk_with_a_size_runs_full_and_gets_space_back() {
         let disk = SimDisk::new();
         disk.set_capacity(10 * BLOCK as u64);
@@ -664,12 +717,18 @@ mod tests {
     #[test]
     fn names_keep_their_order_or_not() {
         let disk = SimDisk::new();
-        disk.create("first").unwrap();
-        disk.create("second").unwrap();
-        let has_only_second = |after: SimDisk| after.list().unwrap() == ["second"];
-        assert!(!(0..32).any(|seed| has_only_second(disk.power_cycle(seed))));
-        assert!((0..32).any(|seed| has_only_second(disk.power_cycle_reordered(seed))));
+        let names = ["first", "second", "third"];
+        names.iter().for_each(|name| drop(disk.create(name).unwrap()));
+        let survivors = |seed| disk.power_cycle(seed).list().unwrap();
+        let found: BTreeSet<Vec<String>> = (0..128).map(survivors).collect();
+        assert_eq!(found.len(), 8, "any of them: {found:?}");
+        let is_in_order = |found: &Vec<String>| found.iter().zip(names).all(|(found, name)| found == name);
+        let in_order = (0..128).map(survivors).filter(is_in_order).count();
+        assert!(
+            (80..112).contains(&in_order),
+            "half of them must be, and half of the others are: {in_order}"
+        );
         disk.sync_dir().unwrap();
-        assert!((0..32).all(|seed| disk.power_cycle_reordered(seed).list().unwrap().len() == 2));
+        assert!((0..32).all(|seed| survivors(seed).len() == 3));
     }
 }

@@ -369,8 +369,7 @@ async fn a_volume_whose_removal_was_cut_short_goes_at_the_next_start() {
             let deleted = store.delete(blocks.clone()).await.all().is_ok();
             cut += usize::from(disk.is_off());
             let (was_off, seed) = (disk.is_off(), round * 100 + changes);
-            let after =
-                if round % 2 == 0 { disk.power_cycle(seed) } else { disk.power_cycle_reordered(seed) };
+            let after = disk.power_cycle(seed);
             drop(store);
             let store = open(&after, VOLUME, &ids).await.unwrap();
             let context = format!("seed {seed}, power off after {changes} changes");

@@ -1,7 +1,7 @@
 //! Blocks to and from data daemons: finds the daemon, tries another where one fails, verifies what
 //! comes.
 
-use super::nodes::Nodes;
+use super::nodes::{Nodes, Tries};
 use super::session::Session;
 use super::{DataClient, MetaClient};
 use bytes::Bytes;
@@ -32,8 +32,6 @@ const ASKED_AGAIN: Duration = Duration::from_millis(500);
 /// A block that arrives damaged is asked for this often: the wire may have been at fault, the disk is
 /// not getting better.
 const CORRUPT_TRIES: u32 = 3;
-/// A block that a disk did not take is put so often: a volume whose write or sync failed takes no more, and the next may be good.
-const DISK_TRIES: u32 = 3;
 
 /// See the module.
 pub struct BlockClient {
@@ -100,27 +98,18 @@ impl BlockClient {
         self.pool(node, &address)
     }
 
-    /// Stores a block where there is room and a disk that works. There is no space only if all daemons that live say so, one that
-    /// was added meanwhile among them. After an error of a disk another daemon is chosen, if there is one, or the same makes a new volume.
+    /// Stores a block where there is room and a disk that works.
     async fn put_once(&self, request: PutRequest) -> FsResult<BlockRef> {
-        let (mut full, mut tries) = (Vec::new(), 0);
+        let mut tries = Tries::default();
         loop {
-            let (node, pool) = self.choose(&full).await?;
-            let result = self.put_to(node, &pool, request.clone()).await;
-            match result {
-                Err(FsError::Io) if tries + 1 < DISK_TRIES => {
-                    tries += 1;
-                    // A daemon may have been added because of that.
-                    self.refresh().await?;
-                }
-                Err(FsError::NoSpace) => {
-                    full.push(node);
-                    self.refresh().await?;
-                    if !self.nodes.lock().has_room_beside(&full) {
-                        return result;
-                    }
-                }
-                _ => return result,
+            let (node, pool) = self.choose(tries.full()).await?;
+            let error = match self.put_to(node, &pool, request.clone()).await {
+                Err(error) if tries.go_on(node, error) => error,
+                result => return result,
+            };
+            self.refresh().await?;
+            if !tries.may_help(error, &self.nodes.lock()) {
+                return Err(error);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Which data daemon holds what, as the mount knows it: the cluster map, and which daemon a new
 //! block goes to. Pure.
 
+use cairn_common::error::FsError;
 use cairn_common::ids::{NodeId, VolumeId};
 use cairn_common::proto::meta::{ClusterMap, NodeInfo};
 use std::collections::HashMap;
@@ -8,6 +9,9 @@ use std::time::{Duration, Instant};
 
 /// How long a daemon that failed a put is passed over where there is another.
 const AVOID: Duration = Duration::from_secs(5);
+
+/// A block that a disk did not take is put so often: a volume whose write or sync failed takes no more, and the next may be good.
+const DISK_TRIES: u32 = 3;
 
 /// The newest map, and what this mount has seen itself.
 #[derive(Debug, Default)]
@@ -83,6 +87,44 @@ impl Nodes {
     }
 }
 
+/// The tries to store one block.
+#[derive(Debug, Default)]
+pub struct Tries {
+    full: Vec<NodeId>,
+    disk_errors: u32,
+}
+
+impl Tries {
+    /// Daemons that have no room for it.
+    #[must_use]
+    pub fn full(&self) -> &[NodeId] {
+        &self.full
+    }
+
+    /// `node` has refused the block: whether it is tried again at once, with a map asked for now. A daemon may have been added
+    /// because of that.
+    pub fn go_on(&mut self, node: NodeId, error: FsError) -> bool {
+        match error {
+            FsError::Io => {
+                self.disk_errors += 1;
+                self.disk_errors < DISK_TRIES
+            }
+            FsError::NoSpace => {
+                self.full.push(node);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether that helps, by the new map: there is no space only if all daemons that live say so. After an error of a disk another
+    /// is chosen, if there is one, or the same makes a new volume.
+    #[must_use]
+    pub fn may_help(&self, error: FsError, nodes: &Nodes) -> bool {
+        error != FsError::NoSpace || nodes.has_room_beside(&self.full)
+    }
+}
+
 /// Bytes that are free on all data daemons of a map, those that are away included; `None` if one of them is not known.
 #[must_use]
 pub fn room(map: &ClusterMap) -> Option<u64> {
@@ -152,6 +194,18 @@ mod tests {
         let full = [NodeId(1), NodeId(2)];
         assert!(!nodes.has_room_beside(&full));
         assert_eq!(nodes.choose(now, &[NodeId(1), NodeId(2), NodeId(3)]), None);
+    }
+
+    #[test]
+    fn a_block_is_tried_where_there_is_room_and_a_few_times_where_a_disk_fails() {
+        let nodes = nodes(&[node(1, true), node(2, true), node(3, false)]);
+        let mut tries = Tries::default();
+        assert!(tries.go_on(NodeId(1), FsError::NoSpace) && tries.may_help(FsError::NoSpace, &nodes));
+        assert!(tries.go_on(NodeId(2), FsError::Io) && tries.may_help(FsError::Io, &nodes));
+        assert!(tries.go_on(NodeId(2), FsError::NoSpace) && !tries.may_help(FsError::NoSpace, &nodes));
+        assert_eq!(tries.full(), [NodeId(1), NodeId(2)]);
+        assert!(tries.go_on(NodeId(2), FsError::Io) && !tries.go_on(NodeId(2), FsError::Io));
+        assert!(!Tries::default().go_on(NodeId(1), FsError::Unavailable));
     }
 
     #[test]

@@ -10,8 +10,9 @@
 //! - Nobody waits for ever, and in the end nothing is left over.
 
 use crate::content::{Blocks, tree};
+use crate::data::Data;
 use crate::mount::{Lock, Mount};
-use crate::record::{SessionRecord, new_twin};
+use crate::record::{SessionRecord, Stored, new_twin};
 use crate::say;
 use crate::work::names;
 use crate::world::{SECOND, World};
@@ -21,7 +22,7 @@ use cairn_common::error::FsError;
 use cairn_common::ids::{BlockRef, Ino, Seq, SessionId};
 use cairn_common::namespace;
 use cairn_common::namespace::op::{Extent, ExtentData, OpBody};
-use cairn_common::namespace::tables::Read;
+use cairn_common::namespace::tables::{BlockUse, Read};
 use cairn_common::namespace::twin::Twin;
 use cairn_common::proto::data::GetRequest;
 use cairn_fsd::meta::machine::Machine;
@@ -141,7 +142,7 @@ impl World {
     }
 
     fn check_blocks_used(&self, machine: &Machine) {
-        for block in used_blocks(machine) {
+        for (block, _) in used_blocks(machine) {
             let Some(stored) = self.record.blocks.get(&block) else {
                 panic!("block {block} is used, but nobody was told that it is stored");
             };
@@ -159,24 +160,31 @@ impl World {
     }
 
     /// A data daemon has recovered.
-    pub fn check_blocks_kept(&self) {
-        for (block, stored) in self.record.blocks.iter().filter(|(_, stored)| !stored.deleted) {
-            self.check_block(*block, &stored.bytes);
+    pub fn check_blocks_kept(&self, at: usize) {
+        let here = |(block, _): &(&BlockRef, &Stored)| self.record.volumes[&block.volume] == at;
+        for (block, stored) in self.record.blocks.iter().filter(here) {
+            if !stored.deleted {
+                self.check_block(*block, &stored.bytes);
+            } else if stored.gone {
+                let answer = self.datas[at].look(GetRequest { block: *block, offset: 0, length: 1 });
+                let gone = matches!(answer, Some(Err(FsError::NotFound)));
+                assert!(gone, "block {block} was deleted and is back");
+            }
         }
-        for (block, _) in self.record.blocks.iter().filter(|(_, stored)| stored.gone) {
-            let answer = self.data.look(GetRequest { block: *block, offset: 0, length: 1 });
-            assert!(matches!(answer, Some(Err(FsError::NotFound))), "block {block} was deleted and is back");
+        for (stat, blocks) in self.datas[at].contents() {
+            let bytes = blocks.iter().map(|block| u64::from(block.length)).sum();
+            assert_eq!((stat.blocks, stat.live_bytes), (blocks.len() as u64, bytes), "{}", stat.volume);
         }
     }
 
     fn check_block(&self, block: BlockRef, bytes: &Bytes) {
-        let length = bytes.len() as u32;
-        let answer = self.data.look(GetRequest { block, offset: 0, length }).expect("the data daemon is up");
+        let (data, length) = (&self.datas[self.record.volumes[&block.volume]], bytes.len() as u32);
+        let answer = data.look(GetRequest { block, offset: 0, length }).expect("the data daemon is up");
         assert_eq!(answer.map(|(first, bytes)| (first, bytes.len())), Ok((0, bytes.len())), "block {block}");
-        let answer = self.data.look(GetRequest { block, offset: 0, length });
+        let answer = data.look(GetRequest { block, offset: 0, length });
         assert!(matches!(answer, Some(Ok((_, found))) if found == bytes), "block {block} has other bytes");
         let strange = BlockRef { cookie: block.cookie ^ 1, ..block };
-        let answer = self.data.look(GetRequest { block: strange, offset: 0, length });
+        let answer = data.look(GetRequest { block: strange, offset: 0, length });
         assert!(matches!(answer, Some(Err(_))), "block {block} is given to who does not know its cookie");
     }
 
@@ -205,7 +213,7 @@ impl World {
     pub fn is_tidy(&self) -> bool {
         let Some(machine) = self.meta.machine() else { return false };
         let alive: BTreeSet<SessionId> = self.mounts.iter().filter_map(Mount::session).collect();
-        self.data.is_up()
+        self.datas.iter().all(Data::is_up)
             && self.mounts.iter().all(Mount::is_done)
             && machine.sessions().iter().all(|info| alive.contains(&info.session))
             && read(
@@ -225,7 +233,7 @@ impl World {
     pub fn is_clean(&self) -> bool {
         let Some(machine) = self.meta.machine() else { return false };
         let uses = read(machine, |snapshot| snapshot.blocks_after(BlockRef::default(), usize::MAX));
-        self.data.is_clean(&uses)
+        self.datas.iter().all(|data| data.is_clean(&uses))
     }
 
     pub fn who_waits(&self) -> String {
@@ -250,13 +258,13 @@ impl World {
         assert_eq!(locks, [], "a lock is held that no mount knows of");
         let used = used_blocks(&machine);
         drop(machine);
-        self.data.rests = true;
+        self.datas.iter_mut().for_each(|data| data.rests = true);
         say!(self, "the end: {} blocks in use", used.len());
         let disk = self.powerless_disk();
         self.meta_dies(disk);
-        self.data_loses_power();
+        (0..self.datas.len()).for_each(|at| self.data_loses_power(at));
         self.run_until(self.now + 5 * SECOND);
-        for block in used {
+        for (block, _) in used {
             self.check_block(block, &self.record.blocks[&block].bytes);
         }
     }
@@ -294,9 +302,8 @@ fn check_dir(machine: &Machine, session: SessionId, record: &SessionRecord, appl
     );
 }
 
-fn used_blocks(machine: &Machine) -> Vec<BlockRef> {
-    let blocks = read(machine, |snapshot| snapshot.blocks_after(BlockRef::default(), usize::MAX));
-    blocks.into_iter().map(|(block, _)| block).collect()
+pub fn used_blocks(machine: &Machine) -> Vec<(BlockRef, BlockUse)> {
+    read(machine, |snapshot| snapshot.blocks_after(BlockRef::default(), usize::MAX))
 }
 
 /// The content of a file that is all inside the metadata.

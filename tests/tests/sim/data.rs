@@ -1,19 +1,25 @@
-//! The data daemon: the real lanes and volumes on a disk in memory. What its threads and tasks do happens here in events.
+//! The data daemons: the real lanes and volumes, each on a disk in memory. What their threads and tasks do happens here in
+//! events.
 
 mod asks;
 mod clean;
+mod leaks;
+mod puts;
 
-use crate::net::{Peer, Tag};
+pub use asks::daemon_at;
+
+use crate::net::Tag;
+use crate::power::At;
 use crate::say;
 use crate::world::{DriftingClock, Event, MILLI, Micros, SECOND, World};
 use bytes::Bytes;
 use cairn_common::env::SeededRng;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, ClusterId, NodeId, VolumeId};
-use cairn_common::proto::data::{GetRequest, PutRequest};
+use cairn_common::proto::data::{BlockStat, GetRequest, PutRequest, VolumeStat};
 use cairn_common::wire::checksum::verify_pieces;
 use cairn_fsd::data::Owner;
-use cairn_fsd::data::lanes::{Chore, Lanes, PutJob, PutOutcome};
+use cairn_fsd::data::lanes::{Chore, Lanes};
 use cairn_fsd::data::opening::open_volumes;
 use cairn_fsd::data::report::Counters;
 use cairn_fsd::data::volume::Volume;
@@ -21,12 +27,14 @@ use cairn_fsd::data::volume::segment::Limits;
 use cairn_fsd::disk::Disk;
 use cairn_fsd::disk::sim::SimDisk;
 use clean::Cleaning;
+use leaks::Search;
 use parking_lot::Mutex;
+use puts::Incoming;
 use rand::Rng;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Small, so that volumes are sealed and followed by others all the time.
 const LIMITS: Limits = Limits { volume_size: 96 << 10, reserve: RESERVE };
@@ -34,9 +42,11 @@ const LIMITS: Limits = Limits { volume_size: 96 << 10, reserve: RESERVE };
 pub const RESERVE: u64 = 32 << 20;
 const REPORT_EVERY: Micros = 2 * SECOND;
 const RETRY: Micros = SECOND;
+/// The first daemon's; the others' follow.
 const IDENTITY: u128 = 99;
 
 /// What a mount asks.
+#[derive(Clone)]
 pub enum Call {
     Put(PutRequest),
     Get(GetRequest),
@@ -59,6 +69,10 @@ pub enum DataTimer {
     Deadline(u64),
     /// This pass of the cleaner begins, or goes on.
     Clean(u64),
+    /// The sync of a volume ends.
+    Synced(VolumeId),
+    /// It is looked for blocks that nobody will commit.
+    Search,
 }
 
 /// The process, and the disk that outlives it.
@@ -66,7 +80,7 @@ pub struct Data {
     pub disk: SimDisk,
     pub life: u64,
     clock: Arc<DriftingClock>,
-    node: Option<NodeId>,
+    pub node: Option<NodeId>,
     running: Option<Running>,
     /// The last put of a mount found no space.
     full: bool,
@@ -78,9 +92,9 @@ struct Running {
     volumes: BTreeMap<VolumeId, Arc<Volume>>,
     lanes: Lanes,
     chores: UnboundedReceiver<Chore>,
-    in_flight: Arc<Semaphore>,
-    /// Puts for which there is no volume yet.
-    waiting: Vec<(Tag, PutRequest)>,
+    /// To be sealed when no sync of them is under way.
+    to_seal: Vec<Arc<Volume>>,
+    incoming: Incoming,
     wants_volume: bool,
     /// Timers that run.
     ask_planned: bool,
@@ -90,6 +104,7 @@ struct Running {
     asked: Option<u64>,
     calls: u64,
     cleaning: Cleaning,
+    search: Search,
 }
 
 impl Data {
@@ -105,6 +120,17 @@ impl Data {
     pub fn look(&self, request: GetRequest) -> Option<FsResult<(u32, Bytes)>> {
         self.running.as_ref().map(|running| running.get(request))
     }
+
+    /// Each volume, and its blocks that are not deleted. Nothing while the daemon is away.
+    pub fn contents(&self) -> Vec<(VolumeStat, Vec<BlockStat>)> {
+        let volumes = self.running.iter().flat_map(|running| running.volumes.values());
+        let live = |volume: &Volume| {
+            let mut blocks = volume.list(0, usize::MAX);
+            blocks.retain(|block| !block.deleted);
+            blocks
+        };
+        volumes.map(|volume| (volume.stat(), live(volume))).collect()
+    }
 }
 
 impl Running {
@@ -118,29 +144,6 @@ impl Running {
         Ok((span.offset, bytes.into()))
     }
 
-    /// Writes blocks as one lane does; what there was no volume for comes back.
-    fn put(&mut self, puts: Vec<(Tag, PutRequest)>) -> Vec<(Tag, FsResult<BlockRef>)> {
-        let (queue, jobs) = crossbeam_channel::unbounded();
-        let mut replies = Vec::new();
-        for (tag, request) in puts {
-            let permit = self.in_flight.clone().try_acquire_owned().expect("there are plenty");
-            let (reply, outcome) = oneshot::channel();
-            assert!(queue.send(PutJob { request, reply, permit }).is_ok());
-            replies.push((tag, outcome));
-        }
-        drop(queue);
-        self.lanes.run(&jobs);
-        let mut answers = Vec::new();
-        for (tag, mut outcome) in replies {
-            match outcome.try_recv().expect("each job is answered") {
-                PutOutcome::Done(result) => answers.push((tag, result)),
-                PutOutcome::NoVolume(request, _permit) => self.waiting.push((tag, request)),
-            }
-        }
-        self.do_chores();
-        answers
-    }
-
     /// As the store does: a sealed volume without blocks goes.
     fn retire(&mut self, volume: &Volume) {
         if volume.is_spent() && self.volumes.remove(&volume.id()).is_some() {
@@ -151,15 +154,19 @@ impl Running {
     fn do_chores(&mut self) {
         while let Ok(chore) = self.chores.try_recv() {
             match chore {
-                // What fails is done at the next start.
-                Chore::Seal(volume) => {
-                    drop(volume.seal());
-                    self.retire(&volume);
-                }
+                Chore::Seal(volume) => self.to_seal.push(volume),
                 Chore::PrepareSpare => self.wants_volume |= self.lanes.open.lock().spare.is_none(),
             }
         }
-        self.wants_volume |= !self.waiting.is_empty();
+        let all = std::mem::take(&mut self.to_seal).into_iter();
+        let (later, now): (Vec<_>, Vec<_>) = all.partition(|volume| self.incoming.is_syncing(volume.id()));
+        self.to_seal = later;
+        for volume in now {
+            // What fails is done at the next start.
+            drop(volume.seal());
+            self.retire(&volume);
+        }
+        self.wants_volume |= self.incoming.lacks_volume();
     }
 }
 
@@ -168,21 +175,26 @@ fn owner(node: NodeId) -> Owner {
 }
 
 impl World {
-    /// Starts the daemon on what its disk has.
-    pub fn data_start(&mut self) {
-        let disk: Arc<dyn Disk> = Arc::new(self.data.disk.clone());
+    pub fn data_first_starts(&mut self) {
+        self.plan_cut(At::Data);
+        (0..self.datas.len()).for_each(|at| self.data_start(at));
+    }
+
+    /// Starts a daemon on what its disk has.
+    fn data_start(&mut self, at: usize) {
+        let disk: Arc<dyn Disk> = Arc::new(self.datas[at].disk.clone());
         if self.now > 0 && self.now < self.plan.horizon && self.plan.data_power && self.chance(10) {
-            self.data.disk.power_off_after(self.rng.random_range(0..12));
+            self.datas[at].disk.power_off_after(self.rng.random_range(0..12));
         }
         // Before it knows its number it has no volumes.
-        let node = self.data.node.unwrap_or_default();
+        let node = self.datas[at].node.unwrap_or_default();
         let found = match open_volumes(&disk, owner(node), LIMITS) {
             Ok(found) => found,
-            Err(error) if self.data.disk.is_off() => {
-                say!(self, "power goes while data starts: {error}");
-                return self.data_loses_power();
+            Err(error) if self.datas[at].disk.is_off() => {
+                say!(self, "power goes while data {at} starts: {error}");
+                return self.data_loses_power(at);
             }
-            Err(error) => panic!("data does not start: {error}"),
+            Err(error) => panic!("data {at} does not start: {error}"),
         };
         let (chores, inbox) = mpsc::unbounded_channel();
         found.to_seal.into_iter().map(Chore::Seal).chain([Chore::PrepareSpare]).for_each(|chore| {
@@ -200,8 +212,8 @@ impl World {
             volumes: found.volumes,
             lanes,
             chores: inbox,
-            in_flight: Arc::new(Semaphore::new(1024)),
-            waiting: Vec::new(),
+            to_seal: Vec::new(),
+            incoming: Incoming::default(),
             wants_volume: false,
             ask_planned: false,
             report_planned: false,
@@ -209,111 +221,98 @@ impl World {
             asked: None,
             calls: 0,
             cleaning: Cleaning::default(),
+            search: Search::default(),
         };
         running.do_chores();
         if found.unclean {
             running.volumes.values().for_each(|volume| volume.punch_dead());
         }
-        say!(self, "data {} up: {} volumes", self.data.life, running.volumes.len());
-        self.data.running = Some(running);
-        if self.data.disk.is_off() {
-            return self.data_loses_power();
+        say!(self, "data {at}.{} up: {} volumes", self.datas[at].life, running.volumes.len());
+        self.datas[at].running = Some(running);
+        if self.datas[at].disk.is_off() {
+            return self.data_loses_power(at);
         }
-        self.check_blocks_kept();
-        self.data_timer(0, DataTimer::Register);
-        self.plan_clean(clean::BUSY);
+        self.check_blocks_kept(at);
+        self.data_timer(at, 0, DataTimer::Register);
+        self.plan_clean(at, clean::BUSY);
+        self.plan_search(at);
     }
 
-    fn data_timer(&mut self, own: Micros, timer: DataTimer) {
-        let (after, life) = (self.data.clock.until(own), self.data.life);
-        self.schedule(after, Event::Data { life, timer });
+    fn data_timer(&mut self, at: usize, own: Micros, timer: DataTimer) {
+        let (after, life) = (self.datas[at].clock.until(own), self.datas[at].life);
+        self.schedule(after, Event::Data { at, life, timer });
     }
 
-    pub fn data_timer_ends(&mut self, timer: DataTimer) {
+    pub fn data_timer_ends(&mut self, at: usize, timer: DataTimer) {
         match timer {
-            DataTimer::Start => self.data_start(),
-            DataTimer::Register => self.data_registers(),
-            DataTimer::Report => self.data_reports(),
-            DataTimer::AskVolume => self.data_wants_volume(),
-            DataTimer::Deadline(call) => self.data_lost_connection(self.data_tag(call)),
-            DataTimer::Clean(pass) => self.clean_timer_ends(pass),
+            DataTimer::Start => self.data_start(at),
+            DataTimer::Register => self.data_registers(at),
+            DataTimer::Report => self.data_reports(at),
+            DataTimer::AskVolume => self.data_wants_volume(at),
+            DataTimer::Deadline(call) => self.data_lost_connection(at, self.data_tag(at, call)),
+            DataTimer::Clean(pass) => self.clean_timer_ends(at, pass),
+            DataTimer::Synced(volume) => self.data_synced(at, volume),
+            DataTimer::Search => self.search_begins(at),
         }
     }
 
     /// The process is gone; the disk is `disk` from now on.
-    pub fn data_dies(&mut self, disk: SimDisk) {
-        let under_way = |running: Running| running.cleaning.is_under_way();
-        self.record.cleanings_lost += u64::from(self.data.running.take().is_some_and(under_way));
-        self.data.disk = disk;
-        self.data.life += 1;
+    pub fn data_dies(&mut self, at: usize, disk: SimDisk) {
+        if let Some(running) = self.datas[at].running.take() {
+            self.record.cleanings_lost += u64::from(running.cleaning.is_under_way());
+            self.record.died_syncing += u64::from(running.incoming.is_any_syncing());
+        }
+        self.datas[at].disk = disk;
+        self.datas[at].life += 1;
         let after = self.rng.random_range(MILLI..3 * SECOND);
-        self.data_timer(after, DataTimer::Start);
+        self.data_timer(at, after, DataTimer::Start);
     }
 
-    pub fn data_loses_power(&mut self) {
-        self.power_went |= self.data.disk.is_off();
-        let after = self.data.disk.power_cycle(self.rng.random());
-        drop(self.data.disk.kill());
-        self.data_dies(after);
+    pub fn data_loses_power(&mut self, at: usize) {
+        self.power_went |= self.datas[at].disk.is_off();
+        let after = self.datas[at].disk.power_cycle(self.rng.random());
+        drop(self.datas[at].disk.kill());
+        self.data_dies(at, after);
     }
 
-    pub fn data_killed(&mut self) {
-        let disk = self.data.disk.kill();
-        self.data_dies(disk);
+    pub fn data_killed(&mut self, at: usize) {
+        let disk = self.datas[at].disk.kill();
+        self.data_dies(at, disk);
     }
 
-    // Mounts --------------------------------------------------------------------------------------
-
-    pub fn data_gets(&mut self, tag: Tag, life: u64, call: Call) {
-        let running = self.data.running.as_mut().filter(|_| life == self.data.life);
+    pub fn data_gets(&mut self, tag: Tag, at: usize, life: u64, call: Call) {
+        let data = &mut self.datas[at];
+        let running = data.running.as_mut().filter(|_| life == data.life);
         let Some(running) = running else { return self.refuse(tag) };
         match call {
             Call::Get(request) => {
                 let answer = running.get(request);
-                self.send_from_data(tag, Answer::Get(answer));
+                self.send_from_data(tag, at, Answer::Get(answer));
             }
-            Call::Put(request) => {
-                let answers = running.put(vec![(tag, request)]);
-                self.data_answers(answers);
-            }
+            Call::Put(request) => self.data_puts(at, vec![(tag, request)]),
         }
-        self.data_power_check();
+        self.data_power_check(at);
     }
 
     /// If the power went in the middle of what it was doing, that was its end.
-    fn data_power_check(&mut self) {
-        if self.data.is_up() && self.data.disk.is_off() {
-            say!(self, "power of data went off");
-            self.data_loses_power();
+    fn data_power_check(&mut self, at: usize) {
+        if self.datas[at].is_up() && self.datas[at].disk.is_off() {
+            say!(self, "power of data {at} went off");
+            self.data_loses_power(at);
         }
     }
 
-    fn data_answers(&mut self, answers: Vec<(Tag, FsResult<BlockRef>)>) {
-        for (tag, answer) in answers {
-            if tag.peer == Peer::Data {
-                self.clean_is_stored(answer);
-                continue;
-            }
-            self.data.full |= answer == Err(FsError::NoSpace);
-            self.record.puts_without_room += u64::from(answer == Err(FsError::NoSpace));
-            self.record.puts_with_room_again +=
-                u64::from(answer.is_ok() && std::mem::take(&mut self.data.full));
-            self.send_from_data(tag, Answer::Put(answer));
-        }
-        self.plan_ask(0);
-    }
-
-    fn plan_ask(&mut self, pause: Micros) {
-        let Some(running) = self.data.running.as_mut() else { return };
+    fn plan_ask(&mut self, at: usize, pause: Micros) {
+        let Some(running) = self.datas[at].running.as_mut() else { return };
         if running.wants_volume && !std::mem::replace(&mut running.ask_planned, true) {
-            self.data_timer(pause, DataTimer::AskVolume);
+            self.data_timer(at, pause, DataTimer::AskVolume);
         }
     }
 
-    fn plan_report(&mut self, pause: Micros) {
-        let Some(running) = self.data.running.as_mut() else { return };
+    fn plan_report(&mut self, at: usize, pause: Micros) {
+        let Some(running) = self.datas[at].running.as_mut() else { return };
         if !std::mem::replace(&mut running.report_planned, true) {
-            self.data_timer(pause, DataTimer::Report);
+            self.data_timer(at, pause, DataTimer::Report);
         }
     }
 }

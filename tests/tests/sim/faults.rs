@@ -74,6 +74,7 @@ impl World {
     }
 
     pub fn fault(&mut self, fault: Fault) {
+        let at = self.rng.random_range(0..self.datas.len());
         say!(self, "fault {fault:?}");
         self.record.faults += 1;
         match fault {
@@ -93,22 +94,27 @@ impl World {
                 let count = self.rng.random_range(0..20);
                 self.meta.disk.fail_once(call, count, ErrorKind::Other);
             }
-            Fault::DataKill if self.data.is_up() => self.data_killed(),
-            Fault::DataPower if self.data.is_up() => self.data_loses_power(),
-            Fault::DataPowerSoon if self.data.is_up() => {
-                self.data.disk.power_off_after(self.rng.random_range(0..10));
+            Fault::DataKill if self.datas[at].is_up() => self.data_killed(at),
+            Fault::DataPower if self.datas[at].is_up() => self.data_loses_power(at),
+            Fault::DataPowerSoon if self.datas[at].is_up() => {
+                self.datas[at].disk.power_off_after(self.rng.random_range(0..10));
             }
-            Fault::DataDisk if self.data.is_up() => {
+            Fault::DataDisk if self.datas[at].is_up() => {
                 let call = [Call::Write, Call::Sync, Call::Allocate, Call::Name][self.rng.random_range(0..4)];
                 let kind = [ErrorKind::Other, ErrorKind::StorageFull][self.rng.random_range(0..2)];
                 let count = self.rng.random_range(0..6);
-                self.data.disk.fail_once(call, count, kind);
+                self.datas[at].disk.fail_once(call, count, kind);
             }
             Fault::DataFull => {
-                let more = RESERVE + self.rng.random_range(0..16 << 10);
-                self.data.disk.limit(Some(more));
+                let all = self.chance(50);
+                for data in 0..self.datas.len() {
+                    let more = RESERVE + self.rng.random_range(0..16 << 10);
+                    if all || data == at {
+                        self.datas[data].disk.limit(Some(more));
+                    }
+                }
             }
-            Fault::DataHasRoom => self.data.disk.limit(None),
+            Fault::DataHasRoom => self.data_has_room(),
             Fault::MetaFull => self.meta_runs_full(),
             Fault::MetaHasRoom => self.meta_has_room(),
             Fault::MountDies => {
@@ -117,7 +123,7 @@ impl World {
             }
             Fault::Cut => {
                 let index = self.rng.random_range(0..=self.mounts.len());
-                if index < self.mounts.len() { self.cut(index) } else { self.data_cut() }
+                if index < self.mounts.len() { self.cut(index) } else { self.data_cut(at) }
             }
             Fault::Partition => self.partition(),
             _ => {}
@@ -127,8 +133,9 @@ impl World {
     fn partition(&mut self) {
         let direction =
             [Direction::Both, Direction::ToServer, Direction::FromServer][self.rng.random_range(0..3)];
-        let index = self.rng.random_range(0..=self.mounts.len());
-        let peer = if index < self.mounts.len() { Peer::Mount(index) } else { Peer::Data };
+        let index = self.rng.random_range(0..self.mounts.len() + self.datas.len());
+        let data = index.checked_sub(self.mounts.len());
+        let peer = data.map_or(Peer::Mount(index), Peer::Data);
         // Some so long that sessions end.
         let time = if self.chance(50) {
             self.rng.random_range(MILLI..5 * SECOND)
@@ -164,10 +171,16 @@ impl World {
         }
     }
 
+    fn data_has_room(&mut self) {
+        self.datas.iter().for_each(|data| data.disk.limit(None));
+    }
+
     fn heal_data(&mut self) {
-        self.data.disk.limit(None);
-        if self.data.is_up() {
-            self.data_killed();
+        self.data_has_room();
+        for at in 0..self.datas.len() {
+            if self.datas[at].is_up() {
+                self.data_killed(at);
+            }
         }
     }
 }

@@ -59,6 +59,12 @@ fn what_had_failed_is_done_later() {
     run_seed(290);
 }
 
+/// Each copy of a put that failed was repeated by itself, until a daemon could hold no more of them: in the simulation.
+#[test]
+fn puts_that_multiply() {
+    run_seed(1918);
+}
+
 /// An attach came over a connection that had been given up, after the one over the next, and took back what that had said of open files.
 #[test]
 fn an_attach_that_is_overtaken_by_the_next() {

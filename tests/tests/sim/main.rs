@@ -12,6 +12,7 @@
 mod checks;
 mod content;
 mod data;
+mod end;
 mod faults;
 mod found;
 mod full;
@@ -34,10 +35,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use trace::Trace;
 use world::World;
 
-/// Seeds of a usual run, from 0 on; `CAIRN_SIM_ROUNDS` and [`FIRST`] say otherwise.
-const ROUNDS: u64 = 1500;
+/// Seeds of a usual run, from 0 on; [`ROUNDS_WANTED`] and [`FIRST`] say otherwise.
+const ROUNDS: u64 = 1200;
+/// Beside them, so many that no run had before.
+const FRESH: u64 = 300;
+const ROUNDS_WANTED: &str = "CAIRN_SIM_ROUNDS";
 /// The first of them.
 const FIRST: &str = "CAIRN_SIM_FIRST";
+/// How to run a test of this file.
+const TEST: &str = "cargo test --profile ci -p cairn-tests --test sim";
 /// Replays this one, aloud.
 const SEED: &str = "CAIRN_SIM_SEED";
 
@@ -49,9 +55,9 @@ fn run(seed: u64, plan: Plan, loud: bool) -> World {
         eprintln!("{:#?}", world.plan);
         let again = match world.plan.cut {
             Some(_) => {
-                format!("{FIRST}={seed} CAIRN_POWER_SEEDS=1 cargo test -p cairn-tests --test sim power_goes")
+                format!("{FIRST}={seed} CAIRN_POWER_SEEDS=1 {TEST} power_goes")
             }
-            None => format!("{SEED}={seed} cargo test -p cairn-tests --test sim random_seeds"),
+            None => format!("{SEED}={seed} {TEST} random_seeds"),
         };
         eprintln!("seed {seed} fails; again: {again}");
         // What it holds may be in no state to be dropped.
@@ -89,6 +95,10 @@ fn run_seeds(seeds: Range<u64>) -> Record {
         sum.deletes_when_full += record.deletes_when_full;
         sum.puts_with_room_again += record.puts_with_room_again;
         sum.refusals += record.refusals;
+        sum.data_repeats += record.data_repeats;
+        sum.leaks += record.leaks;
+        sum.elsewhere += record.elsewhere;
+        sum.died_syncing += record.died_syncing;
         sum.cleanings += record.cleanings;
         sum.cleanings_in_part += record.cleanings_in_part;
         sum.cleanings_in_vain += record.cleanings_in_vain;
@@ -108,14 +118,15 @@ fn random_seeds() {
         run(seed, Plan::of_seed(seed), true);
         return;
     }
-    let rounds = number("CAIRN_SIM_ROUNDS").unwrap_or(ROUNDS);
+    let rounds = number(ROUNDS_WANTED).unwrap_or(ROUNDS);
     let first = number(FIRST).unwrap_or(0);
     let sum = run_seeds(first..first + rounds);
     println!(
         "{rounds} seeds from {first} on: {} events, {} faults, {} restarts of meta, {} failures of its disk, {} checkpoints, {} evictions, \
          {} replays, {} repeated messages, {} answers checked, {} commits, {} blocks deleted, {} reads, {} lock grants, \
          {} locks lost with the power, {} looks, {} puts without room, {} blocks deleted then, {} with room again, \
-         {} cleanings, {} of them in part, {} in vain, {} lost, {} on a full disk, {} operations refused for want of room",
+         {} cleanings, {} of them in part, {} in vain, {} lost, {} on a full disk, {} operations refused for want of room, \
+         {} messages to data daemons repeated, {} blocks of nobody, {} blocks stored elsewhere, {} data daemons died during a sync",
         sum.events,
         sum.faults,
         sum.restarts,
@@ -139,7 +150,11 @@ fn random_seeds() {
         sum.cleanings_in_vain,
         sum.cleanings_lost,
         sum.cleanings_when_full,
-        sum.refusals
+        sum.refusals,
+        sum.data_repeats,
+        sum.leaks,
+        sum.elsewhere,
+        sum.died_syncing
     );
     // What never happens proves nothing.
     let happened = [
@@ -161,13 +176,28 @@ fn random_seeds() {
         sum.cleanings_in_part,
         sum.cleanings_lost,
         sum.refusals,
+        sum.data_repeats,
+        sum.leaks,
+        sum.elsewhere,
     ];
     assert!(rounds < ROUNDS || happened.iter().all(|count| *count > rounds / 10), "{happened:?}");
     // Most deletes come of new data, for which there is no room.
     assert!(rounds < ROUNDS || sum.deletes_when_full > rounds / 50);
+    assert!(rounds < ROUNDS || sum.died_syncing > rounds / 50);
     // Others must change or remove just what is being moved.
     assert!(rounds < ROUNDS || sum.cleanings_in_vain > rounds / 100);
     assert!(rounds < ROUNDS || sum.cleanings_when_full > rounds / 100);
+}
+
+/// What the seeds above do not find, because they are always the same.
+#[test]
+fn fresh_seeds() {
+    if number(SEED).or(number(FIRST)).is_some() {
+        return;
+    }
+    let first = u64::from(rand::random::<u32>());
+    println!("again: {FIRST}={first} {ROUNDS_WANTED}={FRESH} {TEST} random_seeds");
+    run_seeds(first..first + FRESH);
 }
 
 /// Else a seed that fails could not be looked at.

@@ -14,8 +14,11 @@ use cairn_common::namespace::op::{Create, Op, OpBody};
 use cairn_common::proto::meta::{ClientInfo, MetaService, MetaServiceRequest, MetaServiceResponse};
 use cairn_common::rpc::context_within;
 use cairn_common::wire::codec;
+use cairn_fsd::disk::Disk;
 use cairn_fsd::disk::sim::SimDisk;
+use cairn_fsd::durable::TEMPORARY;
 use cairn_fsd::meta::apply::{Applied, Command, Reply};
+use cairn_fsd::meta::log::Turn;
 use cairn_fsd::meta::machine::{Birth, Machine, MachineConfig, OpenError};
 use cairn_fsd::meta::reaper;
 use cairn_fsd::meta::service::Service;
@@ -46,6 +49,9 @@ const ARRIVAL: Micros = 10 * SECOND;
 
 /// After so many rounds without an answer nothing moves any more: a call starts a task, and the task's end ends the call.
 const IDLE_ROUNDS: u32 = 3;
+
+/// What the log takes for one event beside the requests that wait: ends of sessions, what is reaped.
+const LOG_SLACK: u64 = 1 << 10;
 
 /// What happens in the daemon by itself.
 #[derive(Debug)]
@@ -98,15 +104,18 @@ struct Call {
     ends: Option<SessionId>,
     /// The batch that it brings, by its first operation.
     batch: Option<(SessionId, Seq)>,
+    /// Bytes of the request.
+    size: u64,
 }
 
 /// In the order in which it ends.
 struct Running {
+    /// The sync of the log that is under way.
+    turn: Option<Turn>,
     calls: Vec<Call>,
     service: Service,
     machine: Machine,
     reaper: UnboundedReceiver<ReapWork>,
-    syncing: bool,
     runtime: Runtime,
 }
 
@@ -210,7 +219,7 @@ impl World {
         let known: Vec<SessionId> = machine.sessions().iter().map(|info| info.session).collect();
         say!(self, "meta knows {known:?}");
         self.meta.running =
-            Some(Running { calls: Vec::new(), service, machine, reaper, syncing: false, runtime });
+            Some(Running { calls: Vec::new(), service, machine, reaper, turn: None, runtime });
         self.check_after_restart();
         self.meta_timer(micros(TIMES.grace), MetaTimer::GraceEnds);
         self.meta_timer(0, MetaTimer::Sweep);
@@ -262,12 +271,20 @@ impl World {
         if life != self.meta.life || self.meta.running.is_none() {
             return self.refuse(tag);
         }
+        let size = request.len() as u64;
         let request: MetaServiceRequest = codec::decode(request, FRAME_HEADER_MAX).expect("as it was sent");
-        self.meta_call(tag, request);
+        self.meta_call(tag, request, size);
         self.pump();
     }
 
-    fn meta_call(&mut self, tag: Tag, request: MetaServiceRequest) {
+    /// The daemon itself ends a session.
+    pub fn meta_ends(&mut self, session: SessionId) {
+        let own = Tag { peer: Peer::Nobody, life: 0, link: 0, call: session.0 };
+        self.meta_call(own, MetaServiceRequest::Detach { session }, 0);
+        self.pump();
+    }
+
+    fn meta_call(&mut self, tag: Tag, request: MetaServiceRequest, size: u64) {
         let (otherwise, kept) = match &request {
             MetaServiceRequest::Events { .. } => {
                 (Some(MetaServiceResponse::Events(Ok(Vec::new()))), EVENTS_KEPT)
@@ -292,7 +309,7 @@ impl World {
         let waits = otherwise.is_some();
         let service = running.service.for_connection(tag.link);
         let work = Box::pin(service.serve().serve(context_within(Duration::from_secs(3600)), request));
-        running.calls.push(Call { tag, work, otherwise, ends, batch });
+        running.calls.push(Call { tag, work, otherwise, ends, batch, size });
         if waits {
             self.meta_timer(kept, MetaTimer::GiveUp(tag));
         }
@@ -313,8 +330,7 @@ impl World {
         match timer {
             MetaTimer::Start | MetaTimer::Checkpoint => {}
             MetaTimer::Synced => {
-                running.syncing = false;
-                running.machine.sync_log();
+                running.turn.take().into_iter().for_each(Turn::sync);
             }
             MetaTimer::GraceEnds => running.service.sessions().end_recovery(),
             MetaTimer::Reap(ino) => {
@@ -347,8 +363,7 @@ impl World {
                 for (session, why) in expired {
                     say!(self, "meta evicts {session}: {why}");
                     self.record.evictions += 1;
-                    let own = Tag { peer: Peer::Nobody, life: 0, link: 0, call: session.0 };
-                    self.meta_call(own, MetaServiceRequest::Detach { session });
+                    self.meta_ends(session);
                 }
                 // The daemon is also woken when a session comes to be.
                 let pause = next.map_or(SECOND, micros);
@@ -362,6 +377,7 @@ impl World {
 
     /// Removes a file, if there is room to note it.
     fn reap(&mut self, ino: Ino) {
+        self.make_log_room();
         let Some(running) = self.meta.running.as_ref() else { return };
         let inside = running.runtime.enter();
         let reaped = reaper::reap_some(&running.machine, running.service.sessions(), &[ino]).now_or_never();
@@ -375,8 +391,10 @@ impl World {
 
     /// False if the daemon is away.
     pub fn checkpoint_now(&mut self) -> bool {
-        let Some(running) = self.meta.running.as_ref() else { return false };
+        let Some(running) = self.meta.running.as_mut() else { return false };
         let inside = running.runtime.enter();
+        // It waits for the sync under way.
+        running.turn.take().into_iter().for_each(Turn::sync);
         running.machine.checkpoint();
         drop(inside);
         self.record.checkpoints += 1;
@@ -386,6 +404,7 @@ impl World {
 
     /// Lets everything in the daemon go on as far as it can.
     fn pump(&mut self) {
+        self.make_log_room();
         let Some(running) = self.meta.running.as_mut() else { return };
         let mut answers = Vec::new();
         let mut idle = 0;
@@ -409,8 +428,7 @@ impl World {
         }
         let failed = running.machine.failed().now_or_never();
         let progress = running.machine.progress();
-        let sync = !running.syncing && progress.durable < progress.applied;
-        running.syncing |= sync;
+        let sync = running.turn.is_none() && progress.durable < progress.applied;
         let mut work = Vec::new();
         while let Ok(item) = running.reaper.try_recv() {
             work.push(item);
@@ -438,12 +456,32 @@ impl World {
             }
         }
         if sync {
-            let after = if self.chance(60) {
-                self.rng.random_range(100..5 * MILLI)
-            } else {
-                self.rng.random_range(5 * MILLI..SECOND)
-            };
-            self.meta_timer(after, MetaTimer::Synced);
+            self.begin_log_sync();
+        }
+    }
+
+    /// What is written from now on is for the next.
+    fn begin_log_sync(&mut self) {
+        let newest = self.meta.disk.list().ok().and_then(|names| newest_segment(&names));
+        let Some(running) = self.meta.running.as_mut() else { return };
+        let Some(turn) = running.machine.begin_log_sync() else { return };
+        running.turn = Some(turn);
+        newest.iter().for_each(|name| self.meta.disk.begin_sync(name));
+        let after = match self.rng.random_range(0..100) {
+            0..60 => self.rng.random_range(100..5 * MILLI),
+            60..98 => self.rng.random_range(5 * MILLI..SECOND),
+            _ => 2 * SECOND,
+        };
+        self.meta_timer(after, MetaTimer::Synced);
+    }
+
+    /// A segment that is full is synced before the next is begun, and that waits for the sync under way. Nobody could end it
+    /// then in this one thread, so that it ends before.
+    fn make_log_room(&mut self) {
+        let Some(running) = self.meta.running.as_mut() else { return };
+        let largest: u64 = running.calls.iter().map(|call| call.size).sum();
+        if running.turn.is_some() && running.machine.log_room() < largest + LOG_SLACK {
+            running.turn.take().into_iter().for_each(Turn::sync);
         }
     }
 
@@ -454,6 +492,11 @@ impl World {
         let disk = if self.meta.disk.is_off() { self.powerless_disk() } else { self.killed_disk() };
         self.meta_dies(disk);
     }
+}
+
+/// The segment of the log that is written.
+fn newest_segment(names: &[String]) -> Option<String> {
+    names.iter().filter(|name| name.starts_with("log-") && !name.ends_with(TEMPORARY)).max().cloned()
 }
 
 /// Applies a command that may not fail, durably.

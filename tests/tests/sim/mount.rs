@@ -1,14 +1,16 @@
 //! A mount: the real operation log and the real rules for what an answer means, and around them what the mount's tasks do:
 //! one batch under way at a time, syncs, events, acknowledgements, and taking the session up again.
 
+mod blocks;
 mod hear;
 mod link;
 mod send;
 
 use crate::record::Expected;
 use crate::say;
-use crate::work::{self, Own, Stretches};
+use crate::work::{self, Own};
 use crate::world::{DriftingClock, Event, MILLI, Micros, SECOND, World};
+pub use blocks::Write;
 use bytes::Bytes;
 use cairn_common::attr::FileKind;
 use cairn_common::env::Clock;
@@ -16,9 +18,9 @@ use cairn_common::error::FsError;
 use cairn_common::ids::{BlockRef, Epoch, Ino, Seq, SessionId};
 use cairn_common::namespace::op::{OpBody, OpResult};
 use cairn_common::proto::meta::{CloseItem, InoRange};
-use cairn_common::wire::Payload;
 use cairn_mountd::client::OpTicket;
 use cairn_mountd::client::answers::Taken;
+use cairn_mountd::client::nodes::Nodes;
 use cairn_mountd::client::oplog::OpLog;
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -51,7 +53,10 @@ pub enum MountTimer {
     Done(u64),
     /// A mount beside this one has died.
     NeighbourDied(SessionId),
-    PutAgain(u64),
+    PutAgain {
+        id: u64,
+        turn: u64,
+    },
 }
 
 /// The place of a mount, whether or not its process lives.
@@ -73,6 +78,7 @@ enum Asked {
     Events,
     Acknowledge(u64),
     Detach(SessionId),
+    Map,
     /// An open, perhaps for writing.
     Open(Ino, bool),
     Close,
@@ -101,13 +107,6 @@ pub enum Lock {
     },
 }
 
-pub struct Write {
-    /// The block: the bytes of all stretches, and a summary.
-    pub payload: Payload,
-    pub summary_len: u32,
-    pub stretches: Stretches,
-}
-
 pub struct Process {
     link: u64,
     /// The life of the server that it goes to.
@@ -132,6 +131,8 @@ pub struct Process {
     pub writes: BTreeMap<u64, Write>,
     pub reads: BTreeMap<u64, (BlockRef, u32, u32)>,
     pub lock: Lock,
+    /// The data daemons, as the mount knows them.
+    nodes: Nodes,
     detaches: BTreeSet<SessionId>,
     /// What is open here: how often, and how often for writing.
     pub opens: BTreeMap<Ino, (u32, u32)>,
@@ -169,6 +170,7 @@ impl Process {
             writes: BTreeMap::new(),
             reads: BTreeMap::new(),
             lock: Lock::Free,
+            nodes: Nodes::default(),
             detaches: BTreeSet::new(),
             opens: BTreeMap::new(),
             unnamed: BTreeSet::new(),
@@ -296,7 +298,7 @@ impl World {
             MountTimer::Step => return self.step(index),
             MountTimer::Reattach => return self.attach(index),
             MountTimer::LockAgain => return self.lock_again(index),
-            MountTimer::PutAgain(id) => return self.put(index, id),
+            MountTimer::PutAgain { id, turn } => return self.put_again(index, id, turn),
             MountTimer::Deadline { link, call } => {
                 let late = |process: &mut Process| process.link == link && process.calls.contains_key(&call);
                 if self.process(index).is_some_and(late) {
@@ -344,6 +346,13 @@ impl World {
         }
         let after = self.rng.random_range(50 * MILLI..40 * SECOND);
         self.mount_timer(index, after, MountTimer::Start);
+    }
+
+    /// It is unmounted, and does not come back.
+    pub fn mount_leaves(&mut self, index: usize) {
+        let Some(process) = self.mounts[index].process.take() else { return };
+        self.mounts[index].life += 1;
+        process.session.into_iter().for_each(|session| self.session_over(session));
     }
 
     fn session_over(&mut self, session: SessionId) {
@@ -415,8 +424,12 @@ impl Process {
     }
 }
 
-/// The link of calls to the data daemon.
-pub const DATA_LINK: u64 = u64::MAX;
+/// The links of calls to data daemons: this to the first, and so on.
+pub const DATA_LINKS: u64 = 1 << 62;
+
+fn data_link(at: usize) -> u64 {
+    DATA_LINKS + at as u64
+}
 
 /// A refusal that only means: later.
 pub fn passes(error: FsError) -> bool {

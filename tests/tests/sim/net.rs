@@ -1,6 +1,7 @@
 //! The network: each message takes its own time, so they overtake each other; while faults last some are lost, some
 //! arrive twice, and connections break.
 
+use crate::data::{Answer, Call};
 use crate::world::{Event, MILLI, Micros, SECOND, World};
 use bytes::Bytes;
 use cairn_common::proto::meta::{MetaServiceRequest, MetaServiceResponse};
@@ -11,7 +12,7 @@ use rand::Rng;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     Mount(usize),
-    Data,
+    Data(usize),
     /// The metadata daemon asked itself.
     Nobody,
 }
@@ -66,15 +67,24 @@ impl Net {
 /// on its way.
 fn may_repeat(request: &MetaServiceRequest) -> bool {
     use MetaServiceRequest as Asked;
-    matches!(
-        request,
+    match request {
         Asked::Apply { .. }
-            | Asked::Sync { .. }
-            | Asked::Acknowledge { .. }
-            | Asked::Detach { .. }
-            | Asked::AllocateInos { .. }
-            | Asked::Events { .. }
-    )
+        | Asked::Sync { .. }
+        | Asked::Acknowledge { .. }
+        | Asked::Detach { .. }
+        | Asked::AllocateInos { .. }
+        | Asked::Events { .. }
+        | Asked::ClusterMap { .. } => true,
+        // Of data daemons.
+        Asked::Register { .. }
+        | Asked::Report { .. }
+        | Asked::CreateVolume { .. }
+        | Asked::Blocks { .. }
+        | Asked::LivePieces { .. }
+        | Asked::Ended { .. }
+        | Asked::Fates { .. } => true,
+        _ => false,
+    }
 }
 
 impl World {
@@ -96,13 +106,14 @@ impl World {
         self.rng.random_range(0..1000) < loss || self.net.is_away(peer, self.now, to_server)
     }
 
+    fn is_repeated(&mut self) -> bool {
+        self.now < self.plan.horizon && self.rng.random_range(0..1000) < self.plan.repeat_permille
+    }
+
     /// `life`: the process at the other end of the connection.
     pub fn send_to_meta(&mut self, tag: Tag, life: u64, request: &MetaServiceRequest) {
         let bytes = Bytes::from(codec::encode(request).expect("requests of the simulation fit a frame"));
-        if self.now < self.plan.horizon
-            && may_repeat(request)
-            && self.rng.random_range(0..1000) < self.plan.repeat_permille
-        {
+        if may_repeat(request) && self.is_repeated() {
             let after = self.delay() + self.rng.random_range(0..SECOND);
             self.record.repeats += 1;
             self.schedule(after, Event::ToMeta { tag, life, request: bytes.clone() });
@@ -122,16 +133,23 @@ impl World {
         self.schedule(after, Event::FromMeta { tag, answer });
     }
 
-    pub fn send_to_data(&mut self, tag: Tag, request: crate::data::Call) {
-        if self.is_lost(tag.peer, true) || self.is_lost(Peer::Data, true) {
+    /// Any of them may come twice: a mount repeats what it hears no answer to.
+    pub fn send_to_data(&mut self, tag: Tag, at: usize, request: Call) {
+        let life = self.datas[at].life;
+        if self.is_repeated() {
+            let after = self.delay() + self.rng.random_range(0..SECOND);
+            self.record.data_repeats += 1;
+            self.schedule(after, Event::ToData { tag, at, life, request: request.clone() });
+        }
+        if self.is_lost(tag.peer, true) || self.is_lost(Peer::Data(at), true) {
             return;
         }
-        let (after, life) = (self.delay(), self.data.life);
-        self.schedule(after, Event::ToData { tag, life, request });
+        let after = self.delay();
+        self.schedule(after, Event::ToData { tag, at, life, request });
     }
 
-    pub fn send_from_data(&mut self, tag: Tag, answer: crate::data::Answer) {
-        if self.is_lost(tag.peer, false) || self.is_lost(Peer::Data, false) {
+    pub fn send_from_data(&mut self, tag: Tag, at: usize, answer: Answer) {
+        if self.is_lost(tag.peer, false) || self.is_lost(Peer::Data(at), false) {
             return;
         }
         let after = self.delay();
@@ -149,7 +167,7 @@ impl World {
     pub fn answer_arrives(&mut self, tag: Tag, answer: MetaServiceResponse) {
         match tag.peer {
             Peer::Mount(index) => self.mount_hears(index, tag, answer),
-            Peer::Data => self.data_hears(tag, answer),
+            Peer::Data(at) => self.data_hears(at, tag, answer),
             Peer::Nobody => {}
         }
     }
@@ -157,7 +175,7 @@ impl World {
     pub fn connection_broke(&mut self, tag: Tag) {
         match tag.peer {
             Peer::Mount(index) => self.mount_lost_connection(index, tag),
-            Peer::Data => self.data_lost_connection(tag),
+            Peer::Data(at) => self.data_lost_connection(at, tag),
             Peer::Nobody => {}
         }
     }

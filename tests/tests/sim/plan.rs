@@ -15,6 +15,8 @@ pub struct Plan {
     /// The script in place of random steps, and one loss of power in place of random faults.
     pub cut: Option<Cut>,
     pub mounts: usize,
+    /// Data daemons.
+    pub datas: usize,
     /// Nothing goes wrong, so nobody may wait long.
     pub calm: bool,
     /// What each mount does, in steps.
@@ -37,6 +39,10 @@ pub struct Plan {
     pub data_full: bool,
     /// The same of the metadata daemon's.
     pub meta_full: bool,
+    /// Syncs take their time.
+    pub slow_syncs: bool,
+    /// Data daemons do not wait to delete what a session that has ended left: what comes late of it is found by itself.
+    pub hasty_search: bool,
     pub mount_dies: bool,
     pub cuts: bool,
     pub partitions: bool,
@@ -74,6 +80,9 @@ impl Plan {
         // Drawn last, so that other seeds stay what they were.
         plan.data_full = rng.random_range(0..100) < 30;
         plan.meta_full = rng.random_range(0..100) < 30;
+        plan.datas = rng.random_range(1..=3);
+        plan.slow_syncs = rng.random_range(0..100) < 40;
+        plan.hasty_search = rng.random_range(0..100) < 50;
         if plan.calm {
             (plan.data_full, plan.meta_full) = (false, false);
             (plan.faults, plan.loss_permille) = (0, 0);
@@ -85,6 +94,6 @@ impl Plan {
     /// The script, with one loss of power. Nothing else goes wrong; but who comes anew waits until a session that nobody
     /// has any more is over.
     pub fn scripted(cut: Cut) -> Plan {
-        Plan { cut: Some(cut), mounts: 1, steps: SCRIPT.len() as u32, ..Plan::default() }
+        Plan { cut: Some(cut), mounts: 1, datas: 1, steps: SCRIPT.len() as u32, ..Plan::default() }
     }
 }

@@ -49,7 +49,7 @@ impl World {
         let Some(cut) = self.plan.cut.filter(|cut| cut.at == at && !self.cut_is_over) else { return };
         match at {
             At::Meta => self.meta.disk.power_off_after(cut.after),
-            At::Data => self.data.disk.power_off_after(cut.after),
+            At::Data => self.datas[0].disk.power_off_after(cut.after),
         }
     }
 
@@ -66,15 +66,15 @@ impl World {
             let disk = self.powerless_disk();
             self.meta_dies(disk);
         }
-        if self.data.is_up() {
-            self.data_loses_power();
+        if self.datas[0].is_up() {
+            self.data_loses_power(0);
         }
         if cut.circuit == Circuit::All {
             (0..self.mounts.len()).for_each(|index| self.mount_dies(index));
         }
         if self.chance(AGAIN_PERCENT) {
             self.meta.disk.power_off_after(self.rng.random_range(0..16));
-            self.data.disk.power_off_after(self.rng.random_range(0..16));
+            self.datas[0].disk.power_off_after(self.rng.random_range(0..16));
         }
     }
 }

@@ -19,13 +19,17 @@ pub struct Record {
     ended: BTreeSet<SessionId>,
     pub epoch: u64,
     inos: Vec<InoRange>,
-    pub volumes: BTreeSet<VolumeId>,
+    /// Which data daemon has each.
+    pub volumes: BTreeMap<VolumeId, usize>,
     /// What a mount or the cleaner was told is stored, and whether it may have been deleted since.
     pub blocks: BTreeMap<BlockRef, Stored>,
+    /// Deleted before anyone was told that they are stored.
+    unheard: BTreeSet<BlockRef>,
     // How much has happened: a run in which nothing does proves nothing.
     pub events: u64,
     pub faults: u64,
     pub repeats: u64,
+    pub data_repeats: u64,
     pub restarts: u64,
     pub failures: u64,
     pub checkpoints: u64,
@@ -51,6 +55,11 @@ pub struct Record {
     pub cleanings_when_full: u64,
     /// Operations that were refused for want of room.
     pub refusals: u64,
+    /// Blocks that nobody would have committed, and those that were stored after a disk had refused them, on another.
+    pub leaks: u64,
+    pub elsewhere: u64,
+    /// Data daemons that died during a sync.
+    pub died_syncing: u64,
     /// How long the journal is at least, as mounts were told.
     pub journal_told: u64,
 }
@@ -132,7 +141,8 @@ impl SessionRecord {
 impl Record {
     /// Someone was told that a block is on stable storage.
     pub fn stores(&mut self, block: BlockRef, bytes: Bytes) {
-        let before = self.blocks.insert(block, Stored { bytes, deleted: false, gone: false });
+        let deleted = self.unheard.contains(&block);
+        let before = self.blocks.insert(block, Stored { bytes, deleted, gone: false });
         assert!(before.is_none(), "block {block} is given twice");
     }
 
@@ -170,10 +180,9 @@ impl Record {
     /// The data daemon is about to delete these.
     pub fn deletes_begin(&mut self, blocks: &[BlockRef]) {
         for block in blocks {
-            if let Some(stored) = self.blocks.get_mut(block)
-                && !std::mem::replace(&mut stored.deleted, true)
-            {
-                self.deletes += 1;
+            match self.blocks.get_mut(block) {
+                Some(stored) => self.deletes += u64::from(!std::mem::replace(&mut stored.deleted, true)),
+                None => drop(self.unheard.insert(*block)),
             }
         }
     }

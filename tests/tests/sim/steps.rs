@@ -1,26 +1,18 @@
 //! The steps of a mount's programs: operations in its own directory, data in blocks, and what all mounts share.
 
-use crate::data::{Answer, Call};
-use crate::mount::{DATA_LINK, Lock, MountTimer, Purpose, Write, passes};
-use crate::net::{Peer, Tag};
+use crate::mount::{Lock, MountTimer, Purpose, Write};
 use crate::say;
 use crate::work;
-use crate::world::{MILLI, SECOND, World};
+use crate::world::{MILLI, World};
 use bytes::{BufMut, Bytes, BytesMut};
 use cairn_common::attr::FileKind;
-use cairn_common::env::Clock;
 use cairn_common::error::FsError;
 use cairn_common::ids::{Ino, Seq};
 use cairn_common::namespace::op::{LockFamily, LockOwner, LockRequest, LockType, OpBody, OpResult, Rename};
-use cairn_common::proto::data::{GetRequest, PutRequest};
 use cairn_common::summary;
 use cairn_common::wire::Payload;
-use cairn_common::wire::checksum::piece_checksums;
 use cairn_mountd::client::oplog::Refused;
 use rand::Rng;
-
-/// A put that is not answered is repeated.
-const PUT_DEADLINE: u64 = 30 * SECOND;
 
 impl World {
     pub fn step(&mut self, index: usize) {
@@ -150,99 +142,9 @@ impl World {
         let process = self.mounts[index].process.as_mut().expect("it lives");
         let id = process.next_call;
         process.next_call += 1;
-        process.writes.insert(id, Write { payload, summary_len, stretches });
+        let write = Write::new(payload, summary_len, stretches);
+        process.writes.insert(id, write);
         self.put(index, id);
-    }
-
-    pub fn put(&mut self, index: usize, id: u64) {
-        let life = self.mounts[index].life;
-        let Some(process) = self.mounts[index].process.as_mut() else { return };
-        process.reads.remove(&id);
-        let (Some(write), Some(session)) = (process.writes.get(&id), process.session) else { return };
-        let (payload, summary_len) = (write.payload.clone(), write.summary_len);
-        let checksums = piece_checksums(payload.segments());
-        let request = PutRequest { session, summary_len, checksums, payload };
-        let tag = Tag { peer: Peer::Mount(index), life, link: DATA_LINK, call: id };
-        self.send_to_data(tag, Call::Put(request));
-        self.mount_timer(index, PUT_DEADLINE, MountTimer::PutAgain(id));
-    }
-
-    fn read(&mut self, index: usize) {
-        let life = self.mounts[index].life;
-        let Some(process) = self.mounts[index].process.as_mut() else { return };
-        let extent = process.own.as_ref().and_then(|own| own.some_extent(&mut self.rng));
-        let Some((block, offset, length)) = extent else { return };
-        let id = process.next_call;
-        process.next_call += 1;
-        process.reads.insert(id, (block, offset, length));
-        let tag = Tag { peer: Peer::Mount(index), life, link: DATA_LINK, call: id };
-        self.send_to_data(tag, Call::Get(GetRequest { block, offset, length }));
-        // Not repeated: the next read will do.
-        self.mount_timer(index, PUT_DEADLINE, MountTimer::PutAgain(id));
-    }
-
-    pub fn data_call_failed(&mut self, index: usize, id: u64) {
-        let Some(process) = self.process(index) else { return };
-        process.reads.remove(&id);
-        if process.writes.contains_key(&id) {
-            let after = self.rng.random_range(20 * MILLI..SECOND);
-            self.mount_timer(index, after, MountTimer::PutAgain(id));
-        }
-    }
-
-    pub fn mount_hears_data(&mut self, tag: Tag, answer: Answer) {
-        let Peer::Mount(index) = tag.peer else { return };
-        if tag.life != self.mounts[index].life {
-            return;
-        }
-        match answer {
-            Answer::Put(Ok(block)) => self.stored(index, tag.call, block),
-            Answer::Get(Ok((first, bytes))) => self.check_read(index, tag.call, first, &bytes),
-            Answer::Put(Err(error)) | Answer::Get(Err(error)) => {
-                self.check_data_error(index, tag.call, error);
-                assert!(passes(error) || error == FsError::NotFound, "data answers {error}");
-                self.data_call_failed(index, tag.call);
-            }
-        }
-    }
-
-    /// A block is on stable storage: now its stretches may become visible.
-    fn stored(&mut self, index: usize, id: u64, block: cairn_common::ids::BlockRef) {
-        let time = self.mounts[index].clock.now();
-        let Some(process) = self.mounts[index].process.as_mut() else { return };
-        // A second answer, to a repeated put: its block is never committed.
-        let Some(write) = process.writes.remove(&id) else { return };
-        let bytes = write.payload.into_bytes();
-        let length = bytes.len() as u32;
-        self.record.stores(block, bytes);
-        let files = process.files();
-        if let Some(body) = work::commit((block, length), &write.stretches, &files, time) {
-            self.record.commits += 1;
-            self.submit(index, body, Purpose::Own);
-            self.mount_ready(index);
-        }
-    }
-
-    fn check_read(&mut self, index: usize, id: u64, first: u32, bytes: &Bytes) {
-        let Some(process) = self.mounts[index].process.as_mut() else { return };
-        let Some((block, offset, length)) = process.reads.remove(&id) else { return };
-        let whole = &self.record.blocks[&block].bytes;
-        let expected = &whole[first as usize..first as usize + bytes.len()];
-        assert!(bytes == expected, "mount {index} reads other bytes of {block} than were written");
-        assert!(first <= offset && first as usize + bytes.len() >= (offset + length) as usize);
-        self.record.reads += 1;
-    }
-
-    /// A block may be gone only if the file has changed since it was asked for, or what is live of the block was moved.
-    fn check_data_error(&mut self, index: usize, id: u64, error: FsError) {
-        let Some(process) = self.mounts[index].process.as_ref() else { return };
-        let Some((block, ..)) = process.reads.get(&id) else { return };
-        let uses = process.own.as_ref().is_some_and(|own| own.uses(*block));
-        let deleted = self.record.blocks[block].deleted;
-        assert!(
-            error != FsError::NotFound || !uses || deleted,
-            "block {block} of a file of mount {index} is gone"
-        );
     }
 
     // Together ------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ use crate::meta::{Meta, MetaTimer};
 use crate::mount::{Mount, MountTimer};
 use crate::net::{Net, Tag};
 use crate::plan::Plan;
-use crate::power::At;
 use crate::record::Record;
 use crate::trace::Trace;
 use bytes::Bytes;
@@ -22,7 +21,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Simulated time, in microseconds since the start.
 pub type Micros = u64;
@@ -49,6 +48,7 @@ pub enum Event {
     },
     ToData {
         tag: Tag,
+        at: usize,
         life: u64,
         request: crate::data::Call,
     },
@@ -65,6 +65,7 @@ pub enum Event {
         timer: MetaTimer,
     },
     Data {
+        at: usize,
         life: u64,
         timer: DataTimer,
     },
@@ -114,6 +115,7 @@ impl Ord for Scheduled {
 #[derive(Debug)]
 pub struct DriftingClock {
     now: Arc<AtomicU64>,
+    began: Instant,
     offset: Micros,
     /// Parts in a thousand of true speed.
     rate: u64,
@@ -122,6 +124,11 @@ pub struct DriftingClock {
 impl DriftingClock {
     fn micros(&self) -> Micros {
         self.offset + self.now.load(Ordering::Relaxed) * self.rate / 1000
+    }
+
+    /// For those who measure with it.
+    pub fn instant(&self) -> Instant {
+        self.began + Duration::from_micros(self.micros())
     }
 
     /// True time until this clock has gone on by `own`.
@@ -152,7 +159,7 @@ pub struct World {
     pub plan: Plan,
     pub net: Net,
     pub meta: Meta,
-    pub data: Data,
+    pub datas: Vec<Data>,
     pub mounts: Vec<Mount>,
     pub record: Record,
     pub trace: Trace,
@@ -166,13 +173,14 @@ impl World {
     pub fn new(seed: u64, plan: Plan, trace: Trace) -> World {
         let mut rng = StdRng::seed_from_u64(seed);
         let shown = Arc::new(AtomicU64::new(0));
-        let drift = plan.drift;
+        let (drift, began) = (plan.drift, Instant::now());
         let mut clock = || {
             let rate = 1000 - drift + rng.random_range(0..=2 * drift);
-            Arc::new(DriftingClock { now: shown.clone(), offset: rng.random_range(0..SECOND), rate })
+            let offset = rng.random_range(0..SECOND);
+            Arc::new(DriftingClock { now: shown.clone(), began, offset, rate })
         };
         let meta = Meta::new(clock());
-        let data = Data::new(clock());
+        let datas = (0..plan.datas).map(|_| Data::new(clock())).collect();
         let mounts = (0..plan.mounts).map(|index| Mount::new(index, clock(), plan.steps)).collect();
         World {
             now: 0,
@@ -183,7 +191,7 @@ impl World {
             net: Net::default(),
             plan,
             meta,
-            data,
+            datas,
             mounts,
             record: Record::default(),
             trace,
@@ -195,8 +203,7 @@ impl World {
     /// The whole run; panics where something that must hold does not.
     pub fn run(&mut self) {
         self.meta_first_start();
-        self.plan_cut(At::Data);
-        self.data_start();
+        self.data_first_starts();
         for index in 0..self.mounts.len() {
             let after = self.rng.random_range(0..SECOND);
             self.mount_timer(index, after, MountTimer::Start);
@@ -211,6 +218,7 @@ impl World {
             self.run_until(self.now + SECOND / 4);
         }
         self.check_at_the_end();
+        self.give_back();
     }
 
     pub fn run_until(&mut self, end: Micros) {
@@ -231,11 +239,11 @@ impl World {
         match event {
             Event::ToMeta { tag, life, request } => self.meta_gets(tag, life, &request),
             Event::FromMeta { tag, answer } => self.answer_arrives(tag, answer),
-            Event::ToData { tag, life, request } => self.data_gets(tag, life, request),
+            Event::ToData { tag, at, life, request } => self.data_gets(tag, at, life, request),
             Event::FromData { tag, answer } => self.mount_hears_data(tag, answer),
             Event::Broken { tag } => self.connection_broke(tag),
             Event::Meta { life, timer } if life == self.meta.life => self.meta_timer_ends(timer),
-            Event::Data { life, timer } if life == self.data.life => self.data_timer_ends(timer),
+            Event::Data { at, life, timer } if life == self.datas[at].life => self.data_timer_ends(at, timer),
             Event::Mount { index, life, timer } if life == self.mounts[index].life => {
                 self.mount_timer_ends(index, timer);
             }
@@ -251,6 +259,18 @@ impl World {
         self.numbers += 1;
         let (at, chance, number) = (self.now + after, self.rng.random(), self.numbers);
         self.queue.push(Reverse(Scheduled { at, chance, number, event }));
+    }
+
+    /// How long a sync takes. Most take no time worth an event, but where the disks are slow.
+    pub fn sync_time(&mut self) -> Micros {
+        if !self.plan.slow_syncs || self.now >= self.plan.horizon {
+            return 0;
+        }
+        match self.rng.random_range(0..100) {
+            0..70 => self.rng.random_range(100..5 * MILLI),
+            70..95 => self.rng.random_range(5 * MILLI..SECOND),
+            _ => 2 * SECOND,
+        }
     }
 
     /// True with `percent` %.

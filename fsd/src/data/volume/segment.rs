@@ -111,6 +111,23 @@ struct Sync {
     pending: VecDeque<Pending>,
 }
 
+/// The right to sync, and the duty: nobody else does until [`Segment::sync`] has used it.
+#[must_use]
+pub struct Turn {
+    covered: u64,
+}
+
+impl Sync {
+    /// Someone's turn, unless another is at it, or there is nothing to be synced.
+    fn begin(&mut self) -> Option<Turn> {
+        if self.running || self.failed || self.written <= self.durable {
+            return None;
+        }
+        self.running = true;
+        Some(Turn { covered: self.written })
+    }
+}
+
 struct Pending {
     offset: u64,
     record: Record,
@@ -274,11 +291,14 @@ impl Segment {
             self.synced.wait_while(&mut sync, |s| s.running);
             sync.next_waits = false;
         }
-        let needed = !sync.failed && sync.written > sync.durable;
-        if needed {
-            self.sync_now(sync, target);
-        }
-        needed
+        let turn = sync.begin();
+        drop(sync);
+        turn.map(|turn| self.sync(turn, target)).is_some()
+    }
+
+    /// The caller's turn to sync what is written, unless another is at it.
+    pub fn begin_sync(&self) -> Option<Turn> {
+        self.sync.lock().begin()
     }
 
     /// Waits until nothing is pending. Only useful once no more is written.
@@ -288,10 +308,9 @@ impl Segment {
         self.synced.wait_while(&mut sync, |s| s.running || (!s.failed && s.written > s.durable));
     }
 
-    fn sync_now(&self, mut sync: MutexGuard<'_, Sync>, target: &dyn Publish) {
-        sync.running = true;
-        let covered = sync.written;
-        drop(sync);
+    /// Makes durable what was written before the turn began. Blocks.
+    pub fn sync(&self, turn: Turn, target: &dyn Publish) {
+        let Turn { covered } = turn;
         let result = self.file.sync_data();
 
         let mut sync = self.sync.lock();

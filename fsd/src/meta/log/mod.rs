@@ -65,7 +65,10 @@ pub trait Log: Send + Sync + 'static {
     /// Asks for entries up to `through` to become durable at once; [`Log::durable`] tells when they are.
     fn request_sync(&self, through: LogIndex);
     /// The caller's turn to make all entries durable on its own thread, if nobody else is at it.
-    fn begin_sync(&self) -> Option<Turn<'_>>;
+    fn begin_sync(&self) -> Option<Turn>;
+    /// Bytes of entries that can be proposed before all that there are have to be durable: what is proposed beyond waits for
+    /// whoever is making them so.
+    fn room(&self) -> u64;
     /// Entries up to `index` are in a durable checkpoint and may be forgotten.
     fn forget(&self, index: LogIndex) -> Result<(), LogError>;
     /// What broke the log, once it is broken: one line for the operator.

@@ -148,10 +148,16 @@ impl Segment {
         if self.is_empty() { self.header.previous } else { self.chain }
     }
 
+    /// Bytes of records that fit.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.capacity.saturating_sub(self.end)
+    }
+
     /// True if records of `bytes` bytes in all fit.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.end + bytes as u64 <= self.capacity
+        bytes as u64 <= self.room()
     }
 
     /// Writes encoded records at the end, whole or not at all.

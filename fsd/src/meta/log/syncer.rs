@@ -52,8 +52,8 @@ struct State {
 }
 
 /// The right to sync, and the duty: nobody else does until this is used or dropped.
-pub struct Turn<'a> {
-    shared: &'a Shared,
+pub struct Turn {
+    shared: Arc<Shared>,
     file: Arc<dyn DiskFile>,
     through: LogIndex,
 }
@@ -104,7 +104,7 @@ impl Syncer {
     }
 
     /// The caller's turn to sync all that is appended, unless somebody is at it or the log is broken.
-    pub fn begin(&self) -> Option<Turn<'_>> {
+    pub fn begin(&self) -> Option<Turn> {
         let mut state = self.shared.state.lock();
         if state.syncing || self.has_failed() {
             return None;
@@ -183,14 +183,14 @@ impl Drop for Syncer {
 }
 
 impl Shared {
-    fn run(&self) {
+    fn run(self: &Arc<Self>) {
         while let Some(turn) = self.next() {
             turn.sync();
         }
     }
 
     /// Waits until there is something to sync; `None` at the end.
-    fn next(&self) -> Option<Turn<'_>> {
+    fn next(self: &Arc<Self>) -> Option<Turn> {
         let mut state = self.state.lock();
         // Appends tend to go on: one more deadline spares each next append the wake-up that arms it.
         let linger = Instant::now() + self.after;
@@ -217,11 +217,11 @@ impl Shared {
         }
     }
 
-    fn turn(&self, state: &mut State) -> Turn<'_> {
+    fn turn(self: &Arc<Self>, state: &mut State) -> Turn {
         state.syncing = true;
         // What is appended from here on waits for the next sync, and not longer than `after`.
         state.waiting_since = None;
-        Turn { shared: self, file: state.file.clone(), through: state.appended }
+        Turn { shared: self.clone(), file: state.file.clone(), through: state.appended }
     }
 
     /// Under the lock of the state, as [`Shared::fail`]: after a failure the mark stays where it is.
@@ -247,7 +247,7 @@ impl Shared {
     }
 }
 
-impl Turn<'_> {
+impl Turn {
     /// Syncs. Blocks.
     pub fn sync(self) {
         match self.file.sync_data() {
@@ -257,7 +257,7 @@ impl Turn<'_> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         state.syncing = false;

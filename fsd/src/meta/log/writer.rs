@@ -188,8 +188,12 @@ impl Log for FileLog {
         self.syncer.request(through);
     }
 
-    fn begin_sync(&self) -> Option<Turn<'_>> {
+    fn begin_sync(&self) -> Option<Turn> {
         self.syncer.begin()
+    }
+
+    fn room(&self) -> u64 {
+        self.writer.lock().segment.room()
     }
 
     fn forget(&self, index: LogIndex) -> Result<(), LogError> {

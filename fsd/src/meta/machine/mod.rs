@@ -28,6 +28,7 @@ pub(super) use open::LOADING;
 
 use self::core::{Shared, Submission};
 use super::apply::{Applied, Command, Reply};
+use super::log::Turn;
 use super::tables::Snapshot;
 use crate::durable::DirLock;
 use cairn_common::attr::Timestamp;
@@ -343,9 +344,19 @@ impl Machine {
         Progress { applied: published.state.applied, durable, checkpoint: published.checkpoint }
     }
 
+    /// The caller's turn to make durable all that is in the log, unless somebody is at it.
+    pub fn begin_log_sync(&self) -> Option<Turn> {
+        self.inner.shared.log.begin_sync()
+    }
+
+    /// Bytes of commands that the log takes before it waits for whoever has the turn.
+    pub fn log_room(&self) -> u64 {
+        self.inner.shared.log.room()
+    }
+
     /// Makes durable all that is in the log, on this thread, unless somebody is at it. Blocks.
     pub fn sync_log(&self) {
-        if let Some(turn) = self.inner.shared.log.begin_sync() {
+        if let Some(turn) = self.begin_log_sync() {
             turn.sync();
         }
     }

@@ -106,71 +106,73 @@ impl Running {
 }
 
 impl World {
-    pub(super) fn plan_clean(&mut self, most: Micros) {
-        let Some(running) = self.data.running.as_ref() else { return };
+    pub(super) fn plan_clean(&mut self, at: usize, most: Micros) {
+        let Some(running) = self.datas[at].running.as_ref() else { return };
         let pass = running.cleaning.pass;
         let after = self.rng.random_range(0..most);
-        self.data_timer(after, DataTimer::Clean(pass));
+        self.data_timer(at, after, DataTimer::Clean(pass));
     }
 
-    /// The next pass need not wait. True if there is nothing to be cleaned.
+    /// The next pass of each daemon need not wait. True if there is nothing to be cleaned.
     pub fn clean_now(&mut self) -> bool {
         if self.is_clean() {
             return true;
         }
-        if let Some(running) = self.data.running.as_mut()
-            && !running.cleaning.is_under_way()
-        {
-            running.cleaning.pass += 1;
-            self.clean_looks();
+        for at in 0..self.datas.len() {
+            if let Some(running) = self.datas[at].running.as_mut()
+                && !running.cleaning.is_under_way()
+            {
+                running.cleaning.pass += 1;
+                self.clean_looks(at);
+            }
         }
         false
     }
 
     /// It is on with `step`, now or after a while.
-    fn clean_later(&mut self, step: Step) {
+    fn clean_later(&mut self, at: usize, step: Step) {
         let scripted = self.plan.cut.is_some();
         let pauses = !scripted && self.chance(PAUSE_PERCENT);
         let after = if pauses { self.rng.random_range(0..PAUSE) } else { 0 };
-        let Some(running) = self.data.running.as_mut() else { return };
+        let Some(running) = self.datas[at].running.as_mut() else { return };
         running.cleaning.step = step;
         let pass = running.cleaning.pass;
-        self.data_timer(after, DataTimer::Clean(pass));
+        self.data_timer(at, after, DataTimer::Clean(pass));
     }
 
-    pub(super) fn clean_timer_ends(&mut self, pass: u64) {
-        let rests = self.data.rests;
-        let Some(running) = self.data.running.as_mut() else { return };
+    pub(super) fn clean_timer_ends(&mut self, at: usize, pass: u64) {
+        let rests = self.datas[at].rests;
+        let Some(running) = self.datas[at].running.as_mut() else { return };
         if rests || running.cleaning.pass != pass {
             return;
         }
         match std::mem::take(&mut running.cleaning.step) {
-            Step::Rest => self.clean_looks(),
-            Step::Gather => self.clean_gathers(),
-            Step::Stored(request) => self.clean_relocates(request),
+            Step::Rest => self.clean_looks(at),
+            Step::Gather => self.clean_gathers(at),
+            Step::Stored(request) => self.clean_relocates(at, request),
             Step::Look | Step::Ask(..) | Step::Store(_) | Step::Relocate(..) => {
                 unreachable!("it waits for an answer")
             }
         }
-        self.data_power_check();
+        self.data_power_check(at);
     }
 
-    fn clean_asks(&mut self, step: Step, request: &MetaServiceRequest) {
-        let call = self.data_calls(request);
-        let Some(running) = self.data.running.as_mut() else { return };
+    fn clean_asks(&mut self, at: usize, step: Step, request: &MetaServiceRequest) {
+        let call = self.data_calls(at, request);
+        let Some(running) = self.datas[at].running.as_mut() else { return };
         running.cleaning.call = call;
         running.cleaning.step = step;
     }
 
-    fn clean_looks(&mut self) {
-        if self.data.node.is_none() {
-            return self.plan_clean(QUIET);
+    fn clean_looks(&mut self, at: usize) {
+        if self.datas[at].node.is_none() {
+            return self.plan_clean(at, QUIET);
         }
-        self.clean_asks(Step::Look, &MetaServiceRequest::Blocks { after: BlockRef::default() });
+        self.clean_asks(at, Step::Look, &MetaServiceRequest::Blocks { after: BlockRef::default() });
     }
 
-    pub(super) fn clean_hears(&mut self, answer: MetaServiceResponse) {
-        let Some(running) = self.data.running.as_mut() else { return };
+    pub(super) fn clean_hears(&mut self, at: usize, answer: MetaServiceResponse) {
+        let Some(running) = self.datas[at].running.as_mut() else { return };
         let cleaning = &mut running.cleaning;
         cleaning.call = None;
         match (std::mem::take(&mut cleaning.step), answer) {
@@ -179,7 +181,7 @@ impl World {
                 best(&mut sparse, usize::MAX);
                 sparse.reverse();
                 running.cleaning.left = sparse;
-                self.clean_later(Step::Gather);
+                self.clean_later(at, Step::Gather);
             }
             (Step::Ask(candidate, payload), MetaServiceResponse::LivePieces(Ok(pieces))) => {
                 match candidate.found(pieces, &payload) {
@@ -190,22 +192,22 @@ impl World {
                     Found::Unmovable(live) => drop(cleaning.unmovable.insert(candidate.block, live)),
                     Found::Nothing => {}
                 }
-                self.clean_later(Step::Gather);
+                self.clean_later(at, Step::Gather);
             }
             (Step::Relocate(block, live), MetaServiceResponse::Relocate(Ok(()))) => {
-                self.count_cleaning(block, live);
-                self.clean_ends(BUSY);
+                self.count_cleaning(at, block, live);
+                self.clean_ends(at, BUSY);
             }
             (_, answer) => {
                 say!(self, "cleaning ends: {answer:?}");
-                self.clean_is_lost();
+                self.clean_is_lost(at);
             }
         }
     }
 
     /// The next block, or the new one of those that there are.
-    fn clean_gathers(&mut self) {
-        let Some(running) = self.data.running.as_mut() else { return };
+    fn clean_gathers(&mut self, at: usize) {
+        let Some(running) = self.datas[at].running.as_mut() else { return };
         while running.cleaning.batch.len() < SOURCES {
             let Some(candidate) = running.cleaning.left.pop() else { break };
             let block = candidate.block;
@@ -216,65 +218,64 @@ impl World {
             };
             let entries = entries(&payload, summary_len).expect("each block has a summary");
             let request = MetaServiceRequest::LivePieces { block, ranges: ranges(&entries) };
-            return self.clean_asks(Step::Ask(candidate, payload), &request);
+            return self.clean_asks(at, Step::Ask(candidate, payload), &request);
         }
-        if running.cleaning.batch.is_empty() { self.clean_ends(QUIET) } else { self.clean_stores() }
+        if running.cleaning.batch.is_empty() { self.clean_ends(at, QUIET) } else { self.clean_stores(at) }
     }
 
-    fn clean_stores(&mut self) {
-        let life = self.data.life;
-        let Some(running) = self.data.running.as_mut() else { return };
+    fn clean_stores(&mut self, at: usize) {
+        let life = self.datas[at].life;
+        let Some(running) = self.datas[at].running.as_mut() else { return };
         let batch = std::mem::take(&mut running.cleaning.batch);
         let packed = batch.pack().expect("blocks are small here");
-        let tag = Tag { peer: Peer::Data, life, link: LINK, call: running.cleaning.pass };
+        let tag = Tag { peer: Peer::Data(at), life, link: LINK, call: running.cleaning.pass };
         let put = packed.put.clone();
         running.cleaning.step = Step::Store(packed);
-        let answers = running.put(vec![(tag, put)]);
-        self.data_answers(answers);
+        self.data_puts(at, vec![(tag, put)]);
     }
 
-    pub(super) fn clean_is_stored(&mut self, answer: FsResult<BlockRef>) {
-        let Some(running) = self.data.running.as_mut() else { return };
+    pub(super) fn clean_is_stored(&mut self, at: usize, answer: FsResult<BlockRef>) {
+        let Some(running) = self.datas[at].running.as_mut() else { return };
         let step = std::mem::take(&mut running.cleaning.step);
         let Step::Store(packed) = step else { panic!("the cleaner stores nothing") };
         match answer {
             Ok(block) => {
                 self.record.stores(block, packed.put.payload.clone().into_bytes());
-                self.clean_later(Step::Stored(packed.stored_as(block)));
+                self.clean_later(at, Step::Stored(packed.stored_as(block)));
             }
             Err(error) => {
                 assert!(passes(error), "a put of the cleaner is answered {error}");
-                self.clean_is_lost();
+                self.clean_is_lost(at);
             }
         }
     }
 
-    fn clean_relocates(&mut self, request: RelocateRequest) {
+    fn clean_relocates(&mut self, at: usize, request: RelocateRequest) {
         let live = request.pieces.iter().map(|piece| u64::from(piece.length)).sum();
         say!(self, "cleans {live} bytes into {}", request.block);
-        self.clean_asks(Step::Relocate(request.block, live), &MetaServiceRequest::Relocate { request });
+        self.clean_asks(at, Step::Relocate(request.block, live), &MetaServiceRequest::Relocate { request });
     }
 
     /// How much of what was changed over is used now.
-    fn count_cleaning(&mut self, block: BlockRef, live: u64) {
+    fn count_cleaning(&mut self, at: usize, block: BlockRef, live: u64) {
         let Some(used) = self.bytes_used(block) else { return };
         say!(self, "cleaned: {used} of {live} bytes in {block}");
         self.record.cleanings += u64::from(used > 0);
         self.record.cleanings_in_part += u64::from(used > 0 && used < live);
         self.record.cleanings_in_vain += u64::from(used == 0);
-        self.record.cleanings_when_full += u64::from(used > 0 && self.data.full);
+        self.record.cleanings_when_full += u64::from(used > 0 && self.datas[at].full);
     }
 
     /// Given up, and not repeated: what was asked may still happen.
-    pub(super) fn clean_is_lost(&mut self) {
+    pub(super) fn clean_is_lost(&mut self, at: usize) {
         self.record.cleanings_lost += 1;
-        self.clean_ends(BUSY);
+        self.clean_ends(at, BUSY);
     }
 
-    fn clean_ends(&mut self, most: Micros) {
-        let Some(running) = self.data.running.as_mut() else { return };
+    fn clean_ends(&mut self, at: usize, most: Micros) {
+        let Some(running) = self.datas[at].running.as_mut() else { return };
         let Cleaning { pass, unmovable, .. } = std::mem::take(&mut running.cleaning);
         running.cleaning = Cleaning { pass: pass + 1, unmovable, ..Cleaning::default() };
-        self.plan_clean(most);
+        self.plan_clean(at, most);
     }
 }

@@ -55,6 +55,9 @@ impl World {
                 }
             }
             (Asked::Close, Answered::Close(Ok(()))) => {}
+            (Asked::Map, Answered::ClusterMap(Ok(map))) => {
+                map.into_iter().for_each(|map| process.nodes.update(map));
+            }
             (Asked::Look(least), Answered::Getattr(Ok(attr))) => {
                 let least = least.min(self.record.journal_told);
                 assert!(
@@ -69,6 +72,7 @@ impl World {
                 | Asked::Inos
                 | Asked::Acknowledge(_)
                 | Asked::Detach(_)
+                | Asked::Map
                 | Asked::Open(..)
                 | Asked::Close
                 | Asked::Look(_),

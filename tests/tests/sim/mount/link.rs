@@ -1,10 +1,10 @@
 //! The connection of a mount: made, lost, and the session taken up over the next.
 
-use super::{Asked, DATA_LINK, DEADLINE, MountTimer, NOT_CONNECTED};
+use super::{Asked, DATA_LINKS, DEADLINE, MountTimer, NOT_CONNECTED};
 use crate::net::{Peer, Tag};
 use crate::say;
 use crate::world::{MILLI, World};
-use cairn_common::error::FsResult;
+use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::SessionId;
 use cairn_common::proto::meta::{AttachRequest, ClientInfo, MetaServiceRequest as Ask, OpenState, TakenUp};
 use cairn_mountd::client::answers::{AfterAttach, Taken, attach_answered, opens_to_tell};
@@ -47,8 +47,9 @@ impl World {
         if tag.life != self.mounts[index].life {
             return;
         }
-        if tag.link == DATA_LINK {
-            return self.data_call_failed(index, tag.call);
+        if tag.link >= DATA_LINKS {
+            let at = (tag.link - DATA_LINKS) as usize;
+            return self.data_call_failed(index, at, tag.call, FsError::Unavailable);
         }
         if self.process(index).is_some_and(|process| process.link == tag.link) {
             self.break_link(index);

@@ -47,8 +47,12 @@ impl Log for DecidedLater {
         self.inner.request_sync(through);
     }
 
-    fn begin_sync(&self) -> Option<Turn<'_>> {
+    fn begin_sync(&self) -> Option<Turn> {
         None
+    }
+
+    fn room(&self) -> u64 {
+        self.inner.room()
     }
 
     fn forget(&self, index: LogIndex) -> Result<(), LogError> {
