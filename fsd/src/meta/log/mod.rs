@@ -66,6 +66,9 @@ pub trait Log: Send + Sync + 'static {
     fn request_sync(&self, through: LogIndex);
     /// The caller's turn to make all entries durable on its own thread, if nobody else is at it.
     fn begin_sync(&self) -> Option<Turn<'_>>;
+    /// Leaves behind the last entry that all are on stable storage, if they are: damage to them is told from a torn tail
+    /// by it. A log with a thread of its own does so by itself when nothing is appended any more.
+    fn mark_end(&self);
     /// Entries up to `index` are in a durable checkpoint and may be forgotten.
     fn forget(&self, index: LogIndex) -> Result<(), LogError>;
     /// What broke the log, once it is broken: one line for the operator.
