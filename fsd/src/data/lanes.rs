@@ -3,7 +3,8 @@
 //! Puts go through one queue to a few threads, the *lanes*. A lane that has the right to write takes what
 //! is queued, writes it to the current volume, and then sees to a sync that covers it; meanwhile the next
 //! lane writes. So the thread that writes also syncs (no hand-over), puts share syncs, and the disk is busy
-//! with one batch while the next is copied. An idle lane sleeps in the queue.
+//! with one batch while the next is copied. The last one that wrote marks the volume's end when nothing comes for a while;
+//! then the lanes sleep in the queue, without any timer.
 
 use super::report::Counters;
 use super::volume::Volume;
@@ -12,15 +13,19 @@ use super::volume::segment::{Done, Refused};
 use crate::disk::Disk;
 use cairn_common::env::Rng;
 use cairn_common::error::{FsError, FsResult};
-use cairn_common::ids::BlockRef;
+use cairn_common::ids::{BlockRef, VolumeId};
 use cairn_common::proto::data::PutRequest;
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// Most payload bytes that one lane writes before it sees to a sync: the next lane's batch then overlaps.
 const BATCH_BYTES: usize = 4 << 20;
+
+/// A volume's end is marked when nothing was put for so long.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// A block to store.
 pub struct PutJob {
@@ -77,7 +82,39 @@ impl Lanes {
     /// The same, where `make_durable` sees to it that what was written to a volume becomes durable.
     pub fn run_with(&self, queue: &Receiver<PutJob>, mut make_durable: impl FnMut(&Arc<Volume>)) {
         while let Ok(job) = queue.recv() {
-            self.serve(job, queue, &mut make_durable);
+            let mut next = Some(job);
+            while let Some(job) = next.take() {
+                self.serve(job, queue, &mut make_durable);
+                next = self.rest(queue);
+            }
+        }
+    }
+
+    /// The next job, if one comes soon. Else marks the end of what was written, unless another lane has written since:
+    /// that one will.
+    fn rest(&self, queue: &Receiver<PutJob>) -> Option<PutJob> {
+        let before = self.end();
+        match queue.recv_timeout(IDLE) {
+            Ok(job) => return Some(job),
+            Err(RecvTimeoutError::Timeout) if self.end() == before => self.mark_end(),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+        None
+    }
+
+    /// Where blocks go now, and how far that volume is durable.
+    fn end(&self) -> Option<(VolumeId, u64)> {
+        let open = self.open.lock();
+        open.current.as_ref().map(|volume| (volume.id(), volume.stat().bytes))
+    }
+
+    /// Leaves a mark behind the last block, if all are durable: see [`Segment::mark_end`].
+    ///
+    /// [`Segment::mark_end`]: super::volume::segment::Segment::mark_end
+    pub fn mark_end(&self) {
+        let current = self.open.lock().current.clone();
+        if let Some(volume) = current {
+            volume.segment().mark_end();
         }
     }
 

@@ -313,6 +313,12 @@ impl Store {
         Some(self.shared.volume(volume)?.stat())
     }
 
+    /// Marks the end of the volume that takes blocks, as the lanes do when they are idle.
+    pub async fn mark_end(&self) -> FsResult<()> {
+        let lanes = self.shared.lanes.clone();
+        self.shared.on_disk(move || lanes.mark_end()).await
+    }
+
     /// All volumes that are open.
     #[must_use]
     pub fn volumes(&self) -> Vec<VolumeId> {

@@ -8,7 +8,9 @@
 use crate::data_common::{Ids, content, open, put_request, read_all};
 use cairn_common::error::FsError;
 use cairn_common::ids::BlockRef;
+use cairn_fsd::data::volume::bare::Bare;
 use cairn_fsd::data::{Deleted, Store};
+use cairn_fsd::disk::Disk;
 use cairn_fsd::disk::sim::SimDisk;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -50,10 +52,13 @@ impl Model {
                     (self.next_tag, rng.random_range(1..largest))
                 })
                 .collect();
-            let stored = futures::future::join_all(
+            let storing = futures::future::join_all(
                 puts.iter().map(|(tag, length)| store.put(put_request(content(*tag, *length)))),
-            )
-            .await;
+            );
+            // As when nothing is put for a while, and what comes next is written over it; or in the midst of puts.
+            let (marks, marks_later) = (rng.random_bool(0.3), rng.random_bool(0.3));
+            let (stored, ()) = futures::join!(storing, mark_end(store, marks));
+            mark_end(store, marks_later).await;
             for ((tag, length), result) in puts.iter().zip(stored) {
                 let Ok(block) = result else {
                     self.refused += 1;
@@ -130,6 +135,12 @@ impl Model {
     }
 }
 
+async fn mark_end(store: &Store, wanted: bool) {
+    if wanted {
+        store.mark_end().await.unwrap();
+    }
+}
+
 /// Runs with a power failure during each change, until one run gets through. Returns how many changes that took.
 fn sweep(seed: u64) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -163,6 +174,7 @@ async fn run(seed: u64, power_off_after: u64) -> bool {
         went_off |= disk.is_off();
         drop(store);
         disk = disk.power_cycle(seed ^ (power_off_after << 8) ^ life);
+        assert_undamaged(&disk, &format!("{context}, life {life}"));
         if rng.random_bool(0.5) {
             // A process that is killed while it recovers, or just after, and then the power: what was
             // found in memory only must not be believed.
@@ -172,11 +184,20 @@ async fn run(seed: u64, power_off_after: u64) -> bool {
             let found = open(&disk, VOLUME, &ids).await.unwrap();
             model.check(&found, &format!("{context}, killed in life {life}")).await;
             disk = disk.power_cycle(seed ^ life);
+            assert_undamaged(&disk, &format!("{context}, after life {life}"));
         }
     }
     let store = open(&disk, VOLUME, &ids).await.unwrap();
     model.check(&store, &format!("{context}, last life")).await;
     !went_off
+}
+
+/// A loss of power damages nothing: what is torn is not taken for that, or its volume would take no more blocks.
+fn assert_undamaged(disk: &SimDisk, context: &str) {
+    for name in disk.list().unwrap().iter().filter(|name| name.ends_with(".cv")) {
+        let bare = Bare::open(disk, name).unwrap_or_else(|error| panic!("{context}: {name}: {error}"));
+        assert!(!bare.damaged, "{context}: {name} looks damaged");
+    }
 }
 
 #[test]

@@ -19,12 +19,17 @@ const RECORD: usize = 4 * 4096;
 /// Ten blocks in one volume, and how the daemon ended.
 async fn ten_blocks(disk: &SimDisk, ids: &Arc<Ids>, in_order: bool) -> Vec<BlockRef> {
     let store = open(disk, VOLUME, ids).await.unwrap();
+    let blocks = put_ten(&store).await;
+    if in_order {
+        store.stop().await.unwrap();
+    }
+    blocks
+}
+
+async fn put_ten(store: &Store) -> Vec<BlockRef> {
     let mut blocks = Vec::new();
     for tag in 0..10 {
         blocks.push(store.put(put_request(content(tag, LENGTH))).await.unwrap());
-    }
-    if in_order {
-        store.stop().await.unwrap();
     }
     assert!(blocks.iter().all(|b| b.volume == blocks[0].volume));
     blocks
@@ -88,6 +93,22 @@ async fn a_broken_header_hides_its_block_only() {
             assert_eq!(read_all(&store, later).await.unwrap(), content(99, LENGTH));
         }
     }
+}
+
+/// Nothing comes behind the last block that would tell damage from a put that was torn: but the lanes mark the end.
+#[tokio::test]
+async fn a_broken_last_header_is_damage_when_the_daemon_was_idle() {
+    let (disk, ids) = (SimDisk::new(), Arc::new(Ids::default()));
+    let idle = open(&disk, VOLUME, &ids).await.unwrap();
+    let blocks = put_ten(&idle).await;
+    let is_marked = || disk.map(&volume_file(blocks[0])).unwrap()[header_of(10)..][..4] == *b"CBLK";
+    until(async || is_marked()).await;
+    let disk = disk.kill();
+    disk.corrupt(&volume_file(blocks[0]), header_of(9) + 20, &[0xff; 4]);
+    let store = open(&disk, VOLUME, &ids).await.unwrap();
+    check(&store, &blocks, &[9]).await;
+    assert_eq!(store.beyond_end(vec![blocks[9]]).await, Ok(None), "this is no old copy");
+    assert_ne!(store.put(put_request(content(99, LENGTH))).await.unwrap().volume, blocks[0].volume);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod data_common;
 mod data_crash;
 mod data_damage;
 mod data_faults;
+mod data_flips;
 mod data_leaks;
 mod data_model;
 mod data_role;

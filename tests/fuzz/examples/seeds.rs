@@ -352,27 +352,31 @@ fn log() {
     let two = [&[1][..], &record("first"), &record("second entry")].concat();
     write("log", "whole", [&[0, 1][..], &two, &two, &[0]].concat());
     write("log", "behind-a-checkpoint", [&[3, 1][..], &two, &two, &[0]].concat());
+    write("log", "marked", [&[0, 0x82][..], &two, &two, &[0]].concat());
     write("log", "torn", [&[0, 0][..], &two, &[1, 0, 0, 0, 110]].concat());
     write("log", "damaged", [&[0, 0][..], &two, &[1, 0, 2, 0, 100], &chunk("zz")].concat());
 }
 
 fn volume() {
     let record = |kind: RecordKind, sequence: u32, long: u8| {
-        let code = if kind == RecordKind::Block {
-            0
-        } else if kind == RecordKind::Stop {
-            2
-        } else {
-            3
+        let code = match kind {
+            RecordKind::Block => 0,
+            RecordKind::Stop => 2,
+            RecordKind::Seal => 3,
+            RecordKind::Mark => 4,
         };
         let payload =
             if kind == RecordKind::Block { [&[long][..], &chunk("payload")].concat() } else { Vec::new() };
-        [&[code][..], &payload, &sequence.to_be_bytes(), &[9; 4], &[0; 8], &[0, 1], &[1]].concat()
+        // Only a block has a summary.
+        let summary = u8::from(kind == RecordKind::Block);
+        [&[code][..], &payload, &sequence.to_be_bytes(), &[9; 4], &[0; 8], &[0, summary], &[1]].concat()
     };
     let (first, second) = (record(RecordKind::Block, 1, 1), record(RecordKind::Block, 2, 0));
-    let (stop, seal) = (record(RecordKind::Stop, 2, 0), record(RecordKind::Seal, 2, 0));
+    let [stop, seal, mark] =
+        [RecordKind::Stop, RecordKind::Seal, RecordKind::Mark].map(|kind| record(kind, 2, 0));
     write("volume", "open", [&[2][..], &first, &second, &[0, 0]].concat());
     write("volume", "stopped", [&[3][..], &first, &second, &stop, &[0, 0]].concat());
+    write("volume", "marked", [&[3][..], &first, &second, &mark, &[0, 0]].concat());
     write("volume", "sealed", [&[3][..], &first, &second, &seal, &[0, 0]].concat());
     let deletes = [&[0; 4][..], &[1, 0, 0, 0, 2, 9, 9, 9, 9, 0], &chunk("")].concat();
     write("volume", "deleted", [&[2][..], &first, &second, &[1], &deletes, &[0]].concat());

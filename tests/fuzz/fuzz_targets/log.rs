@@ -18,6 +18,8 @@ const RECORDS_MAX: u8 = 8;
 const DAMAGES_MAX: u8 = 4;
 /// Zeros behind the records of each segment.
 const ROOM: usize = 256;
+/// Of the byte that says how many segments there are: a mark stands behind the last record.
+const MARKED: u8 = 0x80;
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
@@ -44,7 +46,8 @@ struct File {
 fn segments(input: &mut Input<'_>) -> Vec<File> {
     let (mut next, mut chain) = (1, 0);
     let mut files = Vec::new();
-    for _ in 0..=input.u8() % SEGMENTS_MAX {
+    let shape = input.u8();
+    for _ in 0..=shape % SEGMENTS_MAX {
         let mut file = File { first: next, bytes: header(next, chain), entries: Vec::new() };
         chain = crc32c(&file.bytes[..60]);
         // Only the last segment may be without records.
@@ -55,9 +58,12 @@ fn segments(input: &mut Input<'_>) -> Vec<File> {
             file.entries.push(payload.to_vec());
             next += 1;
         }
-        file.bytes.resize(file.bytes.len() + ROOM, 0);
         files.push(file);
     }
+    if let Some(last) = files.last_mut().filter(|_| shape & MARKED != 0) {
+        record(&mut last.bytes, chain, next, next - 1, b"");
+    }
+    files.iter_mut().for_each(|file| file.bytes.resize(file.bytes.len() + ROOM, 0));
     files
 }
 

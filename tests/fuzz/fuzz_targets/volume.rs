@@ -59,18 +59,22 @@ fn superblock() -> Vec<u8> {
 
 /// Appends a record; most fields are the input's.
 fn record(input: &mut Input<'_>, volume: &mut Vec<u8>) {
-    let kind = [RecordKind::Block, RecordKind::Block, RecordKind::Stop, RecordKind::Seal];
-    let kind = kind[usize::from(input.u8() % 4)];
+    let kind =
+        [RecordKind::Block, RecordKind::Block, RecordKind::Stop, RecordKind::Seal, RecordKind::Mark];
+    let kind = kind[usize::from(input.u8() % 5)];
     let payload = if kind == RecordKind::Block { payload(input) } else { Vec::new() };
     let offset = volume.len() as u64;
+    let (sequence, cookie, session) = (input.u32(), input.u32(), SessionId(input.u64()));
+    let (summary_len, durable) = (u32::from(input.u16()), u64::from(input.u8()) * PAGE as u64);
     let record = Record {
         kind,
-        sequence: input.u32(),
-        cookie: input.u32(),
-        session: SessionId(input.u64()),
+        sequence,
+        cookie,
+        session,
         payload_len: u32::try_from(payload.len()).expect("small"),
-        summary_len: u32::from(input.u16()),
-        durable: u64::from(input.u8()) * PAGE as u64,
+        summary_len,
+        // There is no other mark.
+        durable: if kind == RecordKind::Mark { offset } else { durable },
         checksums: payload.chunks(PIECE).map(crc32c).collect(),
     };
     volume.extend(record.encode(NONCE, offset));

@@ -102,6 +102,8 @@ pub enum RecordKind {
     Stop,
     /// No payload: nothing follows, ever.
     Seal,
+    /// No payload: all before is durable, and the next record is written over this one.
+    Mark,
 }
 
 impl RecordKind {
@@ -110,11 +112,14 @@ impl RecordKind {
             RecordKind::Block => 1,
             RecordKind::Stop => 2,
             RecordKind::Seal => 3,
+            RecordKind::Mark => 4,
         }
     }
 
     fn from_code(code: u32) -> Option<RecordKind> {
-        [RecordKind::Block, RecordKind::Stop, RecordKind::Seal].into_iter().find(|k| k.code() == code)
+        [RecordKind::Block, RecordKind::Stop, RecordKind::Seal, RecordKind::Mark]
+            .into_iter()
+            .find(|k| k.code() == code)
     }
 }
 
@@ -122,7 +127,7 @@ impl RecordKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub kind: RecordKind,
-    /// Number of the block; of a stop or seal, that of the last block before.
+    /// Number of the block; of another record, that of the last block before.
     pub sequence: u32,
     pub cookie: u32,
     pub session: SessionId,
@@ -135,6 +140,14 @@ pub struct Record {
 }
 
 impl Record {
+    /// One that is no block: behind block `sequence` of a file that was durable below `durable`.
+    #[must_use]
+    pub fn without_payload(kind: RecordKind, sequence: u32, durable: u64) -> Record {
+        let session = SessionId::NOBODY;
+        let (cookie, payload_len, summary_len, checksums) = (0, 0, 0, Vec::new());
+        Record { kind, sequence, cookie, session, payload_len, summary_len, durable, checksums }
+    }
+
     /// The header page as stored at `offset` in the volume with `nonce`.
     #[must_use]
     pub fn encode(&self, nonce: u64, offset: u64) -> [u8; PAGE] {
@@ -181,11 +194,19 @@ impl Record {
             return Err(FormatError::Checksum);
         }
         let kind = RecordKind::from_code(kind).ok_or(FormatError::Field)?;
-        if summary_len > payload_len || durable > offset || (kind == RecordKind::Block) != (payload_len > 0) {
+        // A mark is only ever written where all before it is durable.
+        let durable_fits = if kind == RecordKind::Mark { durable == offset } else { durable <= offset };
+        if summary_len > payload_len || !durable_fits || (kind == RecordKind::Block) != (payload_len > 0) {
             return Err(FormatError::Field);
         }
         let checksums = (0..count).map(|_| fields.u32()).collect();
         Ok(Record { kind, sequence, cookie, session, payload_len, summary_len, durable, checksums })
+    }
+
+    /// Where the record behind this one begins, which stands at `offset`.
+    #[must_use]
+    pub fn next(&self, offset: u64) -> u64 {
+        if self.kind == RecordKind::Mark { offset } else { offset + self.stored_len() }
     }
 
     /// Bytes of the record in the file: header page and payload, up to the next page.
@@ -305,6 +326,22 @@ mod tests {
         assert_eq!(hex(&page[..72]), golden);
         assert!(page[72..].iter().all(|b| *b == 0));
         assert_eq!(Record::decode(&page, 0x1122_3344_5566_7788, 12_288), Ok(record()));
+    }
+
+    #[test]
+    fn golden_mark() {
+        let mark = Record::without_payload(RecordKind::Mark, 3, 12_288);
+        let page = mark.encode(0x1122_3344_5566_7788, 12_288);
+        let golden = "43424c4b00000004112233445566778800000000000030000000000000003000\
+                      00000000000000000000000300000000000000000000000000000000e3b7ba94";
+        assert_eq!(hex(&page[..64]), golden);
+        assert!(page[64..].iter().all(|b| *b == 0));
+        assert_eq!(Record::decode(&page, 0x1122_3344_5566_7788, 12_288), Ok(mark.clone()));
+        assert_eq!(mark.next(12_288), 12_288, "it is written over");
+        assert_eq!(record().next(12_288), 12_288 + 4096 + 73_728);
+        // All before it is durable, or it is none.
+        let early = Record { durable: 8192, ..mark };
+        assert_eq!(Record::decode(&early.encode(5, 12_288), 5, 12_288), Err(FormatError::Field));
     }
 
     #[test]

@@ -514,19 +514,21 @@ fn recover(
     dead.sort_unstable();
     let is_dead = |record: &Record| dead.binary_search(&(record.sequence, record.cookie)).is_ok();
     let scan = recover::scan(&**file, nonce, is_dead)?;
+    let segment = Segment::new(file.clone(), nonce, scan.end, scan.next_sequence, limits);
     let condition = if scan.damaged {
         error!("volume {id}: damaged headers; blocks in between are lost here, it takes no more");
         Condition::Unsealed
     } else if scan.sealed || was_sealed {
         Condition::Unsealed
     } else {
-        if file.len()? != scan.end {
+        if !scan.clean || file.len()? != scan.end {
             // What was cut must not be met behind a new record.
             file.truncate(scan.end)?;
+            // Blocks may not come for long.
+            segment.mark_end();
             file.sync_data()?;
         }
         if scan.clean { Condition::Open } else { Condition::Recovered }
     };
-    let segment = Segment::new(file.clone(), nonce, scan.end, scan.next_sequence, limits);
     Ok((segment, Visible::new(Index::Memory(scan.index), scan.end, false), condition))
 }

@@ -6,7 +6,8 @@
 //! greatest such offset are whole, only those above are read and verified.
 //!
 //! A broken header *below* that offset is not a torn write but damage: the scan goes on behind it, nothing
-//! is cut, and the volume takes no more blocks.
+//! is cut, and the volume takes no more blocks. For the last blocks before the daemon was idle a mark says so, which
+//! stands where the next record goes.
 
 use super::format::{FIRST_RECORD, PAGE, Record, RecordKind};
 use super::index::MemoryIndex;
@@ -61,7 +62,7 @@ impl Found {
         let last_kind = last.map(|(_, record)| record.kind);
         let mut scan = Scan {
             index: MemoryIndex::default(),
-            end: last.map_or(FIRST_RECORD, |(offset, record)| offset + record.stored_len()),
+            end: last.map_or(FIRST_RECORD, |(offset, record)| record.next(*offset)),
             next_sequence: last.map_or(0, |(_, record)| record.sequence).saturating_add(1),
             sealed: last_kind == Some(RecordKind::Seal),
             clean: last_kind == Some(RecordKind::Stop),
@@ -89,25 +90,26 @@ impl Scanner<'_> {
         let mut last = 0;
         let mut small = true;
         loop {
-            match self.record_at(offset, small)?.filter(|r| fits(r, last, found.damaged)) {
-                Some(record) => {
-                    last = record.sequence;
-                    small = record.stored_len() < SMALL;
-                    let next = offset + record.stored_len();
-                    let sealed = record.kind == RecordKind::Seal;
-                    found.records.push((offset, record));
-                    offset = next;
-                    if sealed {
-                        return Ok(found);
-                    }
+            if let Some(record) = self.record_at(offset, small)?.filter(|r| fits(r, last, found.damaged)) {
+                last = record.sequence;
+                small = record.stored_len() < SMALL;
+                let (kind, at) = (record.kind, offset);
+                offset = record.next(at);
+                found.records.push((at, record));
+                match kind {
+                    RecordKind::Seal => return Ok(found),
+                    RecordKind::Mark => {}
+                    RecordKind::Block | RecordKind::Stop => continue,
                 }
-                None => match self.beyond_damage(offset, last)? {
-                    Some(next) => {
-                        found.damaged = true;
-                        offset = next;
-                    }
-                    None => return Ok(found),
-                },
+            }
+            // No record stands here, or a mark: then what is behind it is of a put that was torn, or a disk has lost the
+            // record that was written over it.
+            match self.beyond_damage(offset, last)? {
+                Some(next) => {
+                    found.damaged = true;
+                    offset = next;
+                }
+                None => return Ok(found),
             }
         }
     }
@@ -180,7 +182,7 @@ fn fits(record: &Record, last: u32, damaged: bool) -> bool {
     match record.kind {
         RecordKind::Block if damaged => record.sequence > last,
         RecordKind::Block => Some(record.sequence) == last.checked_add(1),
-        RecordKind::Stop | RecordKind::Seal if damaged => record.sequence >= last,
-        RecordKind::Stop | RecordKind::Seal => record.sequence == last,
+        _ if damaged => record.sequence >= last,
+        RecordKind::Stop | RecordKind::Seal | RecordKind::Mark => record.sequence == last,
     }
 }

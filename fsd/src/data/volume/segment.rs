@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use tracing::error;
+use tracing::{error, warn};
 
 /// What cleaning may take of the reserve: a few blocks. What it makes dead is deleted within seconds.
 const CLEANING_ROOM: u64 = 4 * FRAME_PAYLOAD_MAX as u64;
@@ -85,6 +85,8 @@ pub struct Tail {
     /// Space is reserved in multiples of this.
     step: u64,
     closed: bool,
+    /// A mark stands at the end.
+    marked: bool,
 }
 
 impl Tail {
@@ -154,6 +156,7 @@ impl Segment {
                 allocated: end,
                 step: STEP_MIN,
                 closed: false,
+                marked: false,
             }),
             sync: Mutex::new(Sync {
                 written: end,
@@ -215,6 +218,7 @@ impl Segment {
         record.sequence = tail.next_sequence;
         record.durable = durable;
         let header = record.encode(self.nonce, tail.offset);
+        tail.marked = false;
         self.write(tail.offset, &header, payload).map_err(|error| self.refuse(tail, &error))?;
 
         // The caller knows the volume.
@@ -345,20 +349,36 @@ impl Segment {
         self.sync.lock().failed
     }
 
+    /// Writes at the end that everything before it is durable, if it is: damage to the last blocks is told from a torn end
+    /// by that. The next record is written over it. It need not reach the disk soon: the kernel is told to begin, and a loss of
+    /// power before that leaves things as they were. Does nothing while somebody writes, and where a mark stands already.
+    pub fn mark_end(&self) {
+        let Some(mut tail) = self.tail.try_lock() else { return };
+        let (durable, failed) = {
+            let sync = self.sync.lock();
+            (sync.durable, sync.failed)
+        };
+        let is_empty = tail.offset == FIRST_RECORD;
+        if failed || tail.closed || tail.marked || is_empty || durable != tail.offset {
+            return;
+        }
+        let mark = Record::without_payload(RecordKind::Mark, tail.next_sequence - 1, durable);
+        match write_all_at(&*self.file, &[&mark.encode(self.nonce, tail.offset)], tail.offset) {
+            Ok(()) => {
+                self.file.start_writeback(tail.offset, PAGE as u64);
+                tail.marked = true;
+            }
+            // What was half written is written over.
+            Err(error) if is_full(&error) => {}
+            Err(error) => warn!("cannot mark the end of a volume: {error}"),
+        }
+    }
+
     /// Ends the file with a record that has no payload, gives reserved space back, and syncs. To be
     /// called when settled. Returns the new end.
     pub fn finish(&self, kind: RecordKind) -> io::Result<u64> {
         let mut tail = self.tail.lock();
-        let record = Record {
-            kind,
-            sequence: tail.next_sequence - 1,
-            cookie: 0,
-            session: SessionId(0),
-            payload_len: 0,
-            summary_len: 0,
-            durable: self.sync.lock().durable,
-            checksums: Vec::new(),
-        };
+        let record = Record::without_payload(kind, tail.next_sequence - 1, self.sync.lock().durable);
         tail.closed = true;
         write_all_at(&*self.file, &[&record.encode(self.nonce, tail.offset)], tail.offset)?;
         tail.offset += record.stored_len();

@@ -11,7 +11,7 @@ use cairn_common::ids::VolumeId;
 use cairn_common::wire::checksum::crc32c_of_parts;
 use std::io;
 use std::sync::Arc;
-use tracing::error;
+use tracing::{error, warn};
 
 const MAGIC: [u8; 8] = *b"CAIRNDEL";
 const VERSION: u32 = 1;
@@ -61,7 +61,10 @@ impl TombstoneLog {
             Ok(()) if found.len() == records.len() => {
                 log.file = Some((file, bytes.len() as u64));
             }
-            Ok(()) => {}
+            Ok(()) => {
+                let broken = records.len() - found.len();
+                warn!("{}: {broken} records are torn or damaged; those deletes are forgotten", log.name);
+            }
             // Nobody refers to a deleted block any more: to forget some deletes costs only space.
             Err(error) => error!(
                 "{}: {error}; {} deletes are still known, the file will be replaced",

@@ -69,6 +69,9 @@ pub trait Log: Send + Sync + 'static {
     /// Bytes of entries that can be proposed before all that there are have to be durable: what is proposed beyond waits for
     /// whoever is making them so.
     fn room(&self) -> u64;
+    /// Leaves behind the last entry that all are on stable storage, if they are: damage to them is told from a torn tail
+    /// by it. A log with a thread of its own does so by itself when nothing is appended any more.
+    fn mark_end(&self);
     /// Entries up to `index` are in a durable checkpoint and may be forgotten.
     fn forget(&self, index: LogIndex) -> Result<(), LogError>;
     /// What broke the log, once it is broken: one line for the operator.

@@ -1,6 +1,7 @@
 //! One record of a segment: an entry of the log with what is needed to believe it.
 //!
-//! Drawn in `docs/formats/log.md`. All numbers are big-endian; records begin at multiples of 8.
+//! Drawn in `docs/formats/log.md`. All numbers are big-endian; records begin at multiples of 8. Behind the last there may
+//! be a *mark*: a header without payload, which is no entry and only says that all before it were on stable storage.
 
 use cairn_common::ids::LogIndex;
 use cairn_common::wire::checksum::crc32c_of_parts;
@@ -11,6 +12,8 @@ pub const HEADER: usize = 32;
 pub const PAYLOAD_MAX: usize = 4 << 20;
 /// Records begin at multiples of this.
 pub const ALIGN: usize = 8;
+/// Bytes of a mark: fewer than of any record, so that the next one covers it.
+pub const MARK: usize = HEADER;
 
 /// A record as found in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,26 @@ pub fn stored_len(payload: usize) -> usize {
 
 /// Appends a record of the segment with `nonce` to `out`, padded; answers its checksum.
 pub fn encode(
+    out: &mut Vec<u8>,
+    nonce: u64,
+    index: LogIndex,
+    durable: LogIndex,
+    previous: u32,
+    payload: &[u8],
+) -> u32 {
+    debug_assert!(!payload.is_empty(), "without payload it would be a mark");
+    put(out, nonce, index, durable, previous, payload)
+}
+
+/// The mark behind the entry `last`, whose checksum is `previous`: all entries are on stable storage.
+#[must_use]
+pub fn mark(nonce: u64, last: LogIndex, previous: u32) -> [u8; MARK] {
+    let mut out = Vec::with_capacity(MARK);
+    put(&mut out, nonce, last.next(), last, previous, &[]);
+    out.try_into().expect("a header and no payload")
+}
+
+fn put(
     out: &mut Vec<u8>,
     nonce: u64,
     index: LogIndex,
@@ -66,6 +89,8 @@ fn checksum(nonce: u64, covered: &[u8]) -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found<'a> {
     Record(Record<'a>),
+    /// A record without payload: it takes no index, and the next entry overwrites it.
+    Mark(Record<'a>),
     /// Zeros where a record's header would be, or no room for one: nothing was written here.
     Nothing,
     /// Bytes that are no record.
@@ -80,20 +105,21 @@ pub fn decode(bytes: &[u8], nonce: u64) -> Found<'_> {
         return Found::Nothing;
     }
     let length = be32(header, 4) as usize;
-    if length == 0 || length > PAYLOAD_MAX || length > rest.len() || be32(header, 12) != 0 {
+    if length > PAYLOAD_MAX || length > rest.len() || be32(header, 12) != 0 {
         return Found::Bad;
     }
     let stored = be32(header, 0);
     if checksum(nonce, &bytes[4..HEADER + length]) != stored {
         return Found::Bad;
     }
-    Found::Record(Record {
+    let record = Record {
         index: LogIndex(be64(header, 16)),
         durable: LogIndex(be64(header, 24)),
         previous: be32(header, 8),
         checksum: stored,
         payload: &rest[..length],
-    })
+    };
+    if length == 0 { Found::Mark(record) } else { Found::Record(record) }
 }
 
 fn be32(header: &[u8; HEADER], at: usize) -> u32 {
@@ -134,15 +160,35 @@ mod tests {
     }
 
     #[test]
+    fn golden_mark() {
+        let expected = [
+            0x16, 0x6d, 0x8b, 0x72, // checksum, nonce first
+            0, 0, 0, 0, // length
+            0xaa, 0xbb, 0xcc, 0xdd, // checksum of the record before
+            0, 0, 0, 0, // reserved
+            0, 0, 0, 0, 0, 0, 1, 2, // index: that of the next entry
+            0, 0, 0, 0, 0, 0, 1, 1, // durable: the last entry
+        ];
+        let out = mark(NONCE, LogIndex(0x0101), 0xaabb_ccdd);
+        assert_eq!(out, expected);
+        let Found::Mark(mark) = decode(&out, NONCE) else { panic!("no mark") };
+        assert_eq!((mark.index, mark.durable), (LogIndex(0x0102), LogIndex(0x0101)));
+        assert_eq!((mark.previous, mark.payload), (0xaabb_ccdd, &[][..]));
+    }
+
+    #[test]
     fn every_flipped_bit_is_noticed() {
         let mut out = Vec::new();
         encode(&mut out, NONCE, LogIndex(7), LogIndex(6), 1, b"payload!");
-        for bit in 0..out.len() * 8 {
-            out[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&out, NONCE), Found::Bad, "bit {bit}");
-            out[bit / 8] ^= 1 << (bit % 8);
+        for mut bytes in [out, mark(NONCE, LogIndex(7), 1).to_vec()] {
+            let whole = bytes.clone();
+            for bit in 0..bytes.len() * 8 {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(decode(&bytes, NONCE), Found::Bad, "bit {bit}");
+                bytes.copy_from_slice(&whole);
+            }
+            assert!(matches!(decode(&bytes, NONCE), Found::Record(_) | Found::Mark(_)));
         }
-        assert!(matches!(decode(&out, NONCE), Found::Record(_)));
     }
 
     #[test]
@@ -176,7 +222,7 @@ mod tests {
 
         #[test]
         fn garbage_is_no_record(bytes: Vec<u8>, nonce: u64) {
-            prop_assert!(!matches!(decode(&bytes, nonce), Found::Record(_)));
+            prop_assert!(!matches!(decode(&bytes, nonce), Found::Record(_) | Found::Mark(_)));
         }
     }
 }

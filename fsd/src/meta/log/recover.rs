@@ -2,8 +2,8 @@
 //!
 //! A loss of power leaves any subset of the sectors that were not synced, so the tail may end in a bad
 //! record, and good ones may follow it. A bad record is cut only in the last segment, and only if no
-//! record behind it says that the bad one had been synced; else synced data was damaged, and the daemon
-//! refuses to start rather than forget what it had promised.
+//! record or mark behind it says that the bad one had been synced; else synced data was damaged, and the
+//! daemon refuses to start rather than forget what it had promised.
 
 use super::record::{self, Found, Record};
 use super::segment::{self, HEADER, Header, Segment};
@@ -123,13 +123,13 @@ impl Reader<'_> {
 
     fn last_segment(&mut self, first: LogIndex) -> Result<Tail, RecoverError> {
         let (mut tail, bytes) = self.scan(first)?;
-        let rest = &bytes[tail.end..];
+        let rest = &bytes[tail.end + tail.mark_len(&bytes)..];
         let written = written_len(rest);
         tail.garbage = written as u64;
         if written > 0
             && let Some(later) = later_claim(&rest[..written], tail.header.nonce, tail.last.next())
         {
-            return Err(damaged(&tail, &format!("entry {later} behind it says that it had been synced")));
+            return Err(damaged(&tail, &format!("{later} behind it says that it had been synced")));
         }
         Ok(tail)
     }
@@ -194,9 +194,9 @@ fn written_len(rest: &[u8]) -> usize {
     (written * ZEROS.len()).min(rest.len())
 }
 
-/// Looks behind a bad record for a good one that says entry `bad` was synced when it was written. The
-/// search goes through payloads too; the nonce keeps what users wrote there from being believed.
-fn later_claim(rest: &[u8], nonce: u64, bad: LogIndex) -> Option<LogIndex> {
+/// Looks behind a bad record for a good one, or a mark, that says entry `bad` was synced when it was written; names
+/// it. The search goes through payloads too; the nonce keeps what users wrote there from being believed.
+fn later_claim(rest: &[u8], nonce: u64, bad: LogIndex) -> Option<String> {
     (0..rest.len()).step_by(record::ALIGN).find_map(|at| {
         // Cheap tests first: each place of the segment's rest is tried.
         let bytes = &rest[at..];
@@ -206,8 +206,9 @@ fn later_claim(rest: &[u8], nonce: u64, bad: LogIndex) -> Option<LogIndex> {
             return None;
         }
         match record::decode(bytes, nonce) {
-            Found::Record(record) => Some(record.index),
-            _ => None,
+            Found::Record(record) => Some(format!("entry {}", record.index)),
+            Found::Mark(_) => Some("the mark".into()),
+            Found::Nothing | Found::Bad => None,
         }
     })
 }
@@ -222,6 +223,15 @@ fn damaged(tail: &Tail, why: &str) -> RecoverError {
 }
 
 impl Tail {
+    /// Bytes of the mark that stands behind the last record; 0 without one.
+    fn mark_len(&self, bytes: &[u8]) -> usize {
+        let (last, nonce) = (self.last, self.header.nonce);
+        match bytes.get(self.end..).map(|rest| record::decode(rest, nonce)) {
+            Some(Found::Mark(mark)) if mark.durable == last && mark.previous == self.chain => record::MARK,
+            _ => 0,
+        }
+    }
+
     /// Cuts what is torn, durably, so that nothing of it is ever taken for a record.
     fn into_segment(self, disk: &dyn Disk) -> io::Result<Segment> {
         let file = disk.open(&segment::name(self.header.first))?;
@@ -233,6 +243,7 @@ impl Tail {
             file.sync_data()?;
         }
         let (header, capacity, chain) = (self.header, self.capacity, self.chain);
-        Ok(Segment { file, header, end, capacity, written: end, chain })
+        // Where a mark stands the next record is written all the same.
+        Ok(Segment { file, header, end, capacity, written: end, chain, mark: None })
     }
 }

@@ -108,6 +108,8 @@ pub struct Segment {
     pub written: u64,
     /// Checksum of the last record, or of the header.
     pub chain: u32,
+    /// The mark that stands at the end.
+    pub mark: Option<[u8; record::MARK]>,
 }
 
 impl Segment {
@@ -120,7 +122,8 @@ impl Segment {
             // Under its name only when whole: a file called `log-*` always has a valid header.
             disk.rename(&temporary, &name)?;
             disk.sync_dir()?;
-            Ok(Segment { file, header, end: HEADER as u64, capacity, written: HEADER as u64, chain })
+            let end = HEADER as u64;
+            Ok(Segment { file, header, end, capacity, written: end, chain, mark: None })
         });
         result.map_err(|error| {
             if !is_full(&error) {
@@ -148,16 +151,16 @@ impl Segment {
         if self.is_empty() { self.header.previous } else { self.chain }
     }
 
-    /// Bytes of records that fit.
+    /// Bytes of records that fit, with a mark behind them.
     #[must_use]
     pub fn room(&self) -> u64 {
-        self.capacity.saturating_sub(self.end)
+        self.capacity.saturating_sub(self.end + record::MARK as u64)
     }
 
-    /// True if records of `bytes` bytes in all fit.
+    /// True if records of `bytes` bytes in all fit, and a mark behind them.
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
-        bytes as u64 <= self.room()
+        self.end + (bytes + record::MARK) as u64 <= self.capacity
     }
 
     /// Writes encoded records at the end, whole or not at all.
@@ -169,10 +172,32 @@ impl Segment {
                 self.end = end;
                 self.written = self.written.max(end + zeros.len() as u64);
                 self.chain = chain;
+                self.mark = None;
                 Ok(())
             }
-            Err(error) if is_full(&error) => self.take_back(records.len()),
+            Err(error) if is_full(&error) => self.take_back(),
             Err(error) => Err(LogError::failed(format!("append to {}", name(self.header.first)), error)),
+        }
+    }
+
+    /// Writes behind the last record, which is that of entry `last`, that all are on stable storage. The mark itself need not get
+    /// there soon: the kernel is told to begin, and a loss of power before that leaves things as they were.
+    pub fn mark(&mut self, last: LogIndex) -> Result<(), LogError> {
+        // One that an older program made may have no room behind its last record.
+        if self.mark.is_some() || !self.has_room(0) {
+            return Ok(());
+        }
+        let mark = record::mark(self.header.nonce, last, self.chain);
+        match write_all_at(&*self.file, &[&mark], self.end) {
+            Ok(()) => {
+                self.mark = Some(mark);
+                self.file.start_writeback(self.end, mark.len() as u64);
+                Ok(())
+            }
+            Err(error) if is_full(&error) => Ok(()),
+            Err(error) => {
+                Err(LogError::failed(format!("mark the end of {}", name(self.header.first)), error))
+            }
         }
     }
 
@@ -185,9 +210,9 @@ impl Segment {
 
     /// The disk is full although the space was set aside (a file system that can't do that): what was
     /// written in part must not be found after a restart, since the caller is told it did not happen.
-    fn take_back(&self, len: usize) -> Result<(), LogError> {
-        let zeros = [0; record::HEADER];
-        let erased = write_all_at(&*self.file, &[&zeros[..len.min(zeros.len())]], self.end);
+    fn take_back(&self) -> Result<(), LogError> {
+        let before = self.mark.unwrap_or([0; record::MARK]);
+        let erased = write_all_at(&*self.file, &[&before], self.end);
         match erased {
             Ok(()) => Err(LogError::NoSpace),
             Err(error) => Err(LogError::failed(format!("take back from {}", name(self.header.first)), error)),

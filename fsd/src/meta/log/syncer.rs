@@ -3,13 +3,15 @@
 //! Who wants to wait and finds nobody at it syncs on its own thread ([`Syncer::begin`]): a lone `fsync`
 //! then costs no hand-over between threads. Everyone else asks ([`Syncer::request`]) and is covered by
 //! the next sync, which this module's thread makes. That thread also syncs what nobody waits for, `after`
-//! the oldest entry. It sleeps without any timer once nothing has been appended for so long.
+//! the oldest entry, and marks the end of the log when nothing was appended for so long and all is durable.
+//! Then it sleeps without any timer.
 //!
 //! A failed sync is final: the kernel may have dropped the pages and marked them clean, so a second
 //! sync that succeeds would prove nothing. The log is broken then, and says so; nothing is published as
 //! durable any more. The kernel tells an error of writing back only once per open file, so of two syncs
 //! at once one would succeed in vain: whoever syncs the file, also before a new one, needs the turn.
 
+use super::LogError;
 use crate::disk::DiskFile;
 use cairn_common::ids::LogIndex;
 use parking_lot::{Condvar, Mutex};
@@ -18,6 +20,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// Leaves a mark behind this entry, if it is still the last.
+pub type MarkEnd = Box<dyn Fn(LogIndex) -> Result<(), LogError> + Send + Sync>;
 
 /// Handle of the thread.
 pub struct Syncer {
@@ -33,6 +38,7 @@ struct Shared {
     durable: watch::Sender<LogIndex>,
     failure: watch::Sender<Option<String>>,
     after: Duration,
+    mark_end: MarkEnd,
 }
 
 struct State {
@@ -44,11 +50,20 @@ struct State {
     wanted: LogIndex,
     /// When the oldest entry that is not durable was appended.
     waiting_since: Option<Instant>,
+    /// When the last entry was appended, until the end behind it is marked.
+    unmarked_since: Option<Instant>,
     /// Somebody is syncing.
     syncing: bool,
     /// The thread will wake up by itself in time for what is appended now.
     timed: bool,
     stop: bool,
+}
+
+/// What the thread does next.
+enum Task {
+    Sync(Turn),
+    /// Nothing was appended for a while, and all up to here is durable.
+    MarkEnd(LogIndex),
 }
 
 /// The right to sync, and the duty: nobody else does until this is used or dropped.
@@ -66,12 +81,14 @@ impl Syncer {
         durable: LogIndex,
         after: Duration,
         thread: bool,
+        mark_end: MarkEnd,
     ) -> io::Result<Syncer> {
         let state = State {
             file,
             appended: durable,
             wanted: LogIndex(0),
             waiting_since: None,
+            unmarked_since: None,
             syncing: false,
             timed: false,
             stop: false,
@@ -83,6 +100,7 @@ impl Syncer {
             durable: watch::Sender::new(durable),
             failure: watch::Sender::new(None),
             after,
+            mark_end,
         });
         let of_thread = shared.clone();
         let start =
@@ -93,10 +111,12 @@ impl Syncer {
 
     /// Entries up to `through` have been written to the current file.
     pub fn appended(&self, through: LogIndex) {
+        let now = Instant::now();
         let mut state = self.shared.state.lock();
         state.appended = through;
+        state.unmarked_since = Some(now);
         if state.waiting_since.is_none() {
-            state.waiting_since = Some(Instant::now());
+            state.waiting_since = Some(now);
             if !state.timed {
                 self.shared.changed.notify_one();
             }
@@ -184,13 +204,20 @@ impl Drop for Syncer {
 
 impl Shared {
     fn run(self: &Arc<Self>) {
-        while let Some(turn) = self.next() {
-            turn.sync();
+        while let Some(task) = self.next() {
+            match task {
+                Task::Sync(turn) => turn.sync(),
+                Task::MarkEnd(last) => {
+                    if let Err(error) = (self.mark_end)(last) {
+                        self.fail(format!("the metadata log failed: {error}"));
+                    }
+                }
+            }
         }
     }
 
-    /// Waits until there is something to sync; `None` at the end.
-    fn next(self: &Arc<Self>) -> Option<Turn> {
+    /// Waits until there is something to do; `None` at the end.
+    fn next(self: &Arc<Self>) -> Option<Task> {
         let mut state = self.state.lock();
         // Appends tend to go on: one more deadline spares each next append the wake-up that arms it.
         let linger = Instant::now() + self.after;
@@ -201,10 +228,14 @@ impl Shared {
                 return None;
             }
             let now = Instant::now();
-            let deadline = state.waiting_since.map_or(linger, |since| since + self.after);
+            let since = if dirty { state.waiting_since } else { state.unmarked_since };
+            let deadline = since.map_or(linger, |since| since + self.after);
             let wanted = state.stop || deadline <= now || state.wanted > durable;
             if dirty && wanted && !state.syncing {
-                return Some(self.turn(&mut state));
+                return Some(Task::Sync(self.turn(&mut state)));
+            }
+            if !dirty && deadline <= now && state.unmarked_since.take().is_some() {
+                return Some(Task::MarkEnd(durable));
             }
             // While somebody syncs, its end wakes us.
             state.timed = deadline > now;

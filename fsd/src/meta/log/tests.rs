@@ -140,6 +140,211 @@ fn damage_in_what_was_never_synced_is_a_torn_tail() {
     }
 }
 
+/// Entries 1 to 5 of one segment, durable, with a mark behind them.
+fn marked() -> SimDisk {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(4096, NEVER));
+    for n in 1..=5 {
+        propose(&log, n).unwrap();
+    }
+    log.close();
+    log.mark_end();
+    disk
+}
+
+fn content(disk: &SimDisk) -> Vec<u8> {
+    disk.map(&first_segment()).unwrap().to_vec()
+}
+
+/// A disk with one segment.
+fn disk_with(segment: &[u8]) -> SimDisk {
+    let disk = SimDisk::new();
+    let file = disk.create(&first_segment()).unwrap();
+    crate::disk::write_all_at(&*file, &[segment], 0).unwrap();
+    disk
+}
+
+#[test]
+fn damage_to_the_last_synced_entry_is_refused_once_the_end_is_marked() {
+    let disk = marked();
+    let whole = content(&disk);
+    let begin = offset_of(5);
+    for at in begin..begin + record::HEADER + entry(5).len() {
+        disk.corrupt(&first_segment(), at, &[whole[at] ^ 1 << (at % 8)]);
+        let line = refusal(&disk);
+        assert!(line.contains(&first_segment()), "byte {at}: {line}");
+        assert!(line.contains(&format!("byte {begin} (entry 5)")), "byte {at}: {line}");
+        assert!(line.contains("the mark behind it"), "byte {at}: {line}");
+        disk.corrupt(&first_segment(), at, &whole[at..=at]);
+    }
+    assert_eq!(read(&disk).unwrap().1.len(), 5);
+}
+
+#[test]
+fn a_mark_is_no_entry_and_the_next_entry_is_written_over_it() {
+    let disk = marked();
+    let whole = content(&disk);
+    let end = offset_of(6);
+    assert!(whole[end..end + record::MARK].iter().any(|byte| *byte != 0));
+    let (recovered, entries) = read(&disk).unwrap();
+    assert_eq!((recovered.cut, entries.len()), (0, 5), "nothing is cut, nothing is visited");
+    assert!(content(&disk) == whole, "nothing is changed");
+    let log = FileLog::start(Arc::new(disk.clone()), CLUSTER, recovered, options(4096, NEVER)).unwrap();
+    assert_eq!(propose(&log, 6).unwrap(), LogIndex(6));
+    log.close();
+    // The same bytes as if there had never been a mark: who reads them needs to know nothing of it.
+    let unmarked = five(false);
+    let nonce = segment::Header::decode(&whole).unwrap().0.nonce;
+    let mut expected = Vec::new();
+    let chain = u32::from_be_bytes(whole[offset_of(5)..][..4].try_into().unwrap());
+    record::encode(&mut expected, nonce, LogIndex(6), LogIndex(5), chain, &entry(6));
+    assert!(content(&disk)[end..end + expected.len()] == expected);
+    assert!(content(&disk)[end + expected.len()..] == content(&unmarked)[end + expected.len()..]);
+    assert_eq!(read(&disk).unwrap().1.len(), 6);
+}
+
+#[test]
+fn the_end_is_marked_only_when_all_is_durable_and_once() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(4096, NEVER));
+    let end = |n: u64| content(&disk)[offset_of(n)..offset_of(n) + record::MARK].to_vec();
+    propose(&log, 1).unwrap();
+    log.mark_end();
+    assert_eq!(end(2), [0; record::MARK], "entry 1 is not durable");
+    sync(&log, LogIndex(1));
+    log.mark_end();
+    assert_ne!(end(2), [0; record::MARK]);
+    // It stands there: nothing is written again.
+    disk.fail_always(Call::Write, 0, io::ErrorKind::Other);
+    log.mark_end();
+    disk.heal();
+    assert_eq!(*log.failure().borrow(), None);
+    propose(&log, 2).unwrap();
+    sync(&log, LogIndex(2));
+    disk.fail_once(Call::Write, 0, io::ErrorKind::StorageFull);
+    log.mark_end();
+    assert_eq!((end(3), log.failure().borrow().clone()), (vec![0; record::MARK], None));
+    disk.fail_once(Call::Write, 0, io::ErrorKind::Other);
+    log.mark_end();
+    assert!(log.failure().borrow().as_ref().unwrap().contains("mark the end"), "as any other write");
+}
+
+#[test]
+fn a_log_that_rests_marks_its_end() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(4096, Duration::from_millis(5)));
+    let is_marked = |n: u64| content(&disk)[offset_of(n)..][..record::MARK] != [0; record::MARK];
+    for n in 1..=3 {
+        propose(&log, n).unwrap();
+        wait(|| is_marked(n + 1));
+        assert_eq!(*log.durable().borrow(), LogIndex(n));
+    }
+    // Also if somebody else has synced.
+    propose(&log, 4).unwrap();
+    if let Some(turn) = log.begin_sync() {
+        turn.sync();
+    }
+    wait(|| is_marked(5));
+    disk.corrupt(&first_segment(), offset_of(4) + record::HEADER, b"?");
+    assert!(refusal(&disk).contains("(entry 4)"));
+}
+
+/// Any part of what is written over a mark may be there after a loss of power, and any part of what comes behind.
+#[test]
+fn what_is_torn_over_a_mark_is_cut() {
+    let disk = marked();
+    let old = content(&disk);
+    let log = open(&disk, options(4096, NEVER));
+    (6..=7).for_each(|n| assert_eq!(propose(&log, n).unwrap(), LogIndex(n)));
+    let new = content(&disk);
+    let (begin, middle, end) = (offset_of(6), offset_of(7), offset_of(8));
+    for cut in begin..=end {
+        let mixed =
+            [[&new[..cut], &old[cut..]].concat(), [&old[..cut], &new[cut..end], &old[end..]].concat()];
+        for (torn, is_front) in mixed.iter().zip([true, false]) {
+            let disk = disk_with(torn);
+            let (recovered, entries) = read(&disk).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+            let is_whole = |until: usize| usize::from(torn[..until] == new[..until]);
+            let whole = 5 + is_whole(middle) + is_whole(end);
+            // Padding carries nothing.
+            assert!([whole, whole + 1].contains(&entries.len()), "cut at {cut}, {is_front}");
+            let log =
+                FileLog::start(Arc::new(disk.clone()), CLUSTER, recovered, options(4096, NEVER)).unwrap();
+            propose(&log, 9).unwrap();
+            log.close();
+            let (again, more) = read(&disk).unwrap();
+            assert_eq!((again.cut, more.len()), (0, entries.len() + 1), "cut at {cut}, {is_front}");
+        }
+    }
+}
+
+/// A mark that comes back: the disk has lost the write over it.
+#[test]
+fn synced_entries_behind_a_mark_are_not_cut() {
+    let disk = marked();
+    let mark = content(&disk)[offset_of(6)..offset_of(6) + record::MARK].to_vec();
+    let log = open(&disk, options(4096, NEVER));
+    for n in 6..=7 {
+        propose(&log, n).unwrap();
+        sync(&log, LogIndex(n));
+    }
+    log.close();
+    disk.corrupt(&first_segment(), offset_of(6), &mark);
+    let line = refusal(&disk);
+    assert!(line.contains(&format!("byte {} (entry 6): entry 7 behind it", offset_of(6))), "{line}");
+}
+
+#[test]
+fn entries_that_a_full_disk_refuses_leave_the_mark() {
+    let disk = marked();
+    let log = open(&disk, options(4096, NEVER));
+    propose(&log, 6).unwrap();
+    log.close();
+    log.mark_end();
+    disk.fail_once(Call::Write, 0, io::ErrorKind::StorageFull);
+    assert!(matches!(propose(&log, 7), Err(LogError::NoSpace)));
+    disk.corrupt(&first_segment(), offset_of(6) + 1, b"?");
+    assert!(refusal(&disk).contains("(entry 6): the mark behind it"));
+}
+
+/// One bit of each byte of each segment, also behind the last record: all entries are there, or the file is named.
+#[test]
+fn no_flipped_bit_loses_an_entry_silently() {
+    let disk = SimDisk::new();
+    let log = open(&disk, options(512, NEVER));
+    let all: Vec<Vec<u8>> = (1..=40).map(entry).collect();
+    for (n, entry) in (1..).zip(&all) {
+        assert_eq!(log.propose(&[entry]).unwrap(), LogIndex(n));
+    }
+    log.close();
+    log.mark_end();
+    // Makes the mark durable.
+    assert_eq!(read(&disk).unwrap().1, all);
+    let mut names = disk.list().unwrap();
+    names.retain(|name| name.starts_with("log-"));
+    assert!(names.len() > 3);
+    let (mut same, mut refused) = (0, 0);
+    for name in &names {
+        let whole = disk.map(name).unwrap().to_vec();
+        for at in 0..whole.len() {
+            // A copy: a recovery changes what it takes for torn.
+            let disk = disk.power_cycle(0);
+            disk.corrupt(name, at, &[whole[at] ^ 1 << (at % 8)]);
+            match read(&disk) {
+                Ok((_, entries)) => {
+                    same += 1;
+                    assert!(entries == all, "{name}, byte {at}: {} entries", entries.len());
+                }
+                Err(error) => {
+                    refused += 1;
+                    assert!(error.to_string().contains(name), "{name}, byte {at}: {error}");
+                }
+            }
+        }
+    }
+    assert!(same > 100 && refused > 1000, "{same} {refused}");
+}
+
 /// Whoever may set an extended attribute can put any bytes into an entry.
 #[test]
 fn records_forged_in_a_payload_do_not_stop_recovery() {
@@ -313,7 +518,7 @@ fn a_nearly_full_disk_gets_small_segments() {
     // Room for a segment, but then less than the reserve would be left.
     disk.set_available(8000);
     log.propose(&[&large]).unwrap();
-    assert_eq!(length(2), segment::HEADER + record::stored_len(3000) + 64);
+    assert_eq!(length(2), segment::HEADER + record::stored_len(3000) + record::MARK + 64);
     // The reserve is for what makes room.
     disk.set_available(3200);
     log.propose(&[&large]).unwrap();
@@ -464,6 +669,10 @@ fn power_loss_at_any_change_keeps_what_was_durable() {
                 if n % 4 == 0 {
                     log.request_sync(LogIndex(n));
                     wait(|| *log.durable().borrow() >= LogIndex(n) || log.failure().borrow().is_some());
+                }
+                if n % 8 >= 4 {
+                    // Stands behind what is durable, or does nothing.
+                    log.mark_end();
                 }
             }
             let durable = log.durable().borrow().0;

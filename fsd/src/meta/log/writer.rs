@@ -32,7 +32,8 @@ pub struct FileLog {
     disk: Arc<dyn Disk>,
     cluster: ClusterId,
     options: LogOptions,
-    writer: Mutex<Writer>,
+    /// Lock order: before what the syncer has.
+    writer: Arc<Mutex<Writer>>,
     committed: AtomicU64,
     syncer: Syncer,
 }
@@ -70,11 +71,15 @@ impl FileLog {
         };
         let mut segments = recovered.older;
         segments.push(segment.header.first);
-        let syncer = Syncer::start(segment.file.clone(), last, options.sync_after, options.thread)
+        let file = segment.file.clone();
+        let writer =
+            Arc::new(Mutex::new(Writer { segment, next: last.next(), segments, buffer: Vec::new() }));
+        let marked = writer.clone();
+        let mark_end = Box::new(move |last| marked.lock().mark_end(last));
+        let syncer = Syncer::start(file, last, options.sync_after, options.thread, mark_end)
             .map_err(|error| LogError::failed("start the sync thread".into(), error))?;
-        let writer = Writer { segment, next: last.next(), segments, buffer: Vec::new() };
         let committed = AtomicU64::new(last.0);
-        Ok(FileLog { disk, cluster, options, writer: Mutex::new(writer), committed, syncer })
+        Ok(FileLog { disk, cluster, options, writer, committed, syncer })
     }
 
     fn append(&self, writer: &mut Writer, entries: &[&[u8]]) -> Result<LogIndex, LogError> {
@@ -126,6 +131,16 @@ impl FileLog {
     }
 }
 
+impl Writer {
+    /// Leaves a mark behind entry `last`, which is durable, unless more was appended since.
+    fn mark_end(&mut self, last: LogIndex) -> Result<(), LogError> {
+        if self.next != last.next() {
+            return Ok(());
+        }
+        self.segment.mark(last)
+    }
+}
+
 /// Makes a segment that has room for records of `bytes` bytes: a whole one, or on a disk that is nearly
 /// full a small one, since what makes room has to be logged too.
 fn create_segment(
@@ -135,7 +150,7 @@ fn create_segment(
     bytes: usize,
 ) -> Result<Segment, LogError> {
     let space = disk.space().map_err(|error| LogError::failed("statvfs".into(), error))?;
-    let needed = (segment::HEADER + bytes) as u64;
+    let needed = (segment::HEADER + bytes + record::MARK) as u64;
     let whole = options.segment_bytes.max(needed);
     if space.available >= whole.saturating_add(options.reserve_bytes) {
         match Segment::create(disk, header, whole) {
@@ -194,6 +209,16 @@ impl Log for FileLog {
 
     fn room(&self) -> u64 {
         self.writer.lock().segment.room()
+    }
+
+    fn mark_end(&self) {
+        let mut writer = self.writer.lock();
+        if self.syncer.has_failed() {
+            return;
+        }
+        if let Err(error) = writer.mark_end(self.syncer.durable()) {
+            self.syncer.fail(format!("the metadata log failed: {error}"));
+        }
     }
 
     fn forget(&self, index: LogIndex) -> Result<(), LogError> {

@@ -361,6 +361,11 @@ impl Machine {
         }
     }
 
+    /// Leaves a mark at the end of the log, if all of it is durable. The log's own thread does so when it is idle. Blocks.
+    pub fn mark_log(&self) {
+        self.inner.shared.log.mark_end();
+    }
+
     /// Makes a checkpoint now, unless the machine has failed. Blocks.
     pub fn checkpoint(&self) {
         self.inner.shared.checkpoint();

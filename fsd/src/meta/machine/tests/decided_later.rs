@@ -47,6 +47,10 @@ impl Log for DecidedLater {
         self.inner.request_sync(through);
     }
 
+    fn mark_end(&self) {
+        self.inner.mark_end();
+    }
+
     fn begin_sync(&self) -> Option<Turn> {
         None
     }
