@@ -46,33 +46,42 @@ heal() {
 # ---- calls that wait -------------------------------------------------------------------------------------------------
 
 # The calls that need the metadata daemon, and those that need the data daemon. Locks are asked for at the server, as there are two mounts.
-META_CALLS="stat list open create mkdir rename link symlink unlink chmod truncate setxattr append fsyncdir flock lockf unlock"
-DATA_CALLS="read fsync"
+META_CALLS="stat list open create mkdir rename link symlink unlink chmod truncate setxattr getxattr fallocate copy seekdata seekhole append
+    fsyncdir flock lockf unlock close"
+DATA_CALLS="read fault write osync fsync copydirty msync"
+# Pages that a mapping has changed are not waited for in the full one: that wait is the kernel's own.
+FULL=$WORK_DIR/full
+full_start() { mount_at "$FULL" "allow_other,dirty=16MiB${1:-}" && FULL_PID=$MOUNT_PID || { fail "no mount with little memory"; return 1; }; }
+full_end() { unmount "$FULL" && wait_until 20 gone "$FULL_PID" || fail "umount of the mount with little memory"; }
 
 declare -A CALLERS=()
 # stage NAME MNT CALL...: each call is ready to go, in a directory of its own.
 stage() {
-    local name=$1 mnt=$2 call
+    local name=$1 mnt=$2 call pid
     shift 2
     STAGE=$name
     CALLERS=()
     mkdir -p "$WORK_DIR/marks"
     for call in "$@"; do
         mkdir -p "$mnt/$name/$call"
-        if [ "$call" = read ]; then
+        case $call in read | fault | bus)
             head -c 300000 /dev/zero >"$MNT_B/$name/$call/file"
             sync "$MNT_B/$name/$call/file"
-        fi
-        python3 "$WAITS" "$call" "$mnt/$name/$call" "$(mark "$call")" 2>>"$WORK_DIR/waits.log" &
-        CALLERS[$call]=$!
-        LIB_PIDS+=("$!")
+            ;;
+        esac
     done
+    FULL=$FULL/$name BESIDE=$MNT_B/$name python3 "$WAITS" "$mnt/$name" "$WORK_DIR/marks/$name" "$@" >"$WORK_DIR/marks/$name" 2>>"$WORK_DIR/waits.log" ||
+        { fail "$name: no callers"; return 1; }
+    while read -r call pid; do
+        CALLERS[$call]=$pid
+        LIB_PIDS+=("$pid")
+    done <"$WORK_DIR/marks/$name"
     for call in "$@"; do wait_until 20 test -e "$(mark "$call").ready" || { fail "$name: $call does not get ready"; return 1; }; done
 }
 mark() { echo "$WORK_DIR/marks/$STAGE-$1"; }
 go() {
     local call
-    for call in "${!CALLERS[@]}"; do touch "$(mark "$call").go"; done
+    for call in "${!CALLERS[@]}"; do echo "$(mark "$call").go"; done | xargs touch
 }
 waiting() { for call in "${!CALLERS[@]}"; do [ ! -e "$(mark "$call").done" ] || { echo "$call"; return 1; }; done; }
 all_done() { for call in "${!CALLERS[@]}"; do [ -e "$(mark "$call").done" ] || return 1; done; }
@@ -96,6 +105,7 @@ ends_by_signal() {
 }
 signals() {
     local signal
+    full_start || return 0
     for signal in KILL INT; do
         ends_by_signal "$signal" meta-stopped $META_CALLS
         ends_by_signal "$signal" data-stopped $DATA_CALLS
@@ -109,18 +119,23 @@ signals() {
                 "$mnt/signal-KILL-meta-stopped/$call/file" || fail "a killed process holds the lock of $call"
         done
     done
+    full_end
 }
 
 # ---- hard: wait, say so once, go on ----------------------------------------------------------------------------------
 
 hard() {
     local fault call from log=$WORK_DIR/mount-mnt-a.log
-    for fault in meta-killed both-killed meta-stopped; do
+    full_start || return 0
+    for fault in meta-killed both-killed meta-stopped data-killed; do
         from=$(wc -l <"$log")
         stage "hard-$fault" "$MNT_A" $META_CALLS $DATA_CALLS || return 0
         fault "$fault"
         go
-        sleep 3
+        sleep 2
+        # A signal that is caught ends no wait.
+        kill -USR1 $(for call in "${!CALLERS[@]}"; do [ -e "$(mark "$call").done" ] || echo "${CALLERS[$call]}"; done)
+        sleep 1
         heal "$fault"
         clock=$(now_ms)
         wait_until 30 all_done || { fail "$fault: still waiting after the servers are back: $(who_is_left)"; continue; }
@@ -128,20 +143,30 @@ hard() {
         for call in "${!CALLERS[@]}"; do
             [ "$(cut -d' ' -f1 "$(mark "$call").done")" = 0 ] || fail "$fault: $call saw errno $(cat "$(mark "$call").done")"
         done
+        has_written "$MNT_B/$STAGE/write" 30000000
+        for call in osync fsync copydirty msync; do has_written "$MNT_B/$STAGE/$call" 300000; done
         tail -n "+$((from + 1))" "$log" >"$WORK_DIR/said"
         [ "$(grep -c "can't connect" "$WORK_DIR/said")" -le 2 ] && ! grep -q ERROR "$WORK_DIR/said" || fail "$fault: the log says $(cat "$WORK_DIR/said")"
     done
     case $parts in *hard*) grep -q "can't connect" "$log" || fail "the log does not say what is away" ;; esac
+    full_end
+}
+# has_written DIR BYTES: the file of a call is as it wrote it, seen by another mount.
+has_written() {
+    [ "$(stat -c %s "$1/file")" = "$2" ] && [ "$(tr -d x <"$1/file" | wc -c)" = 0 ] && return 0
+    fail "$1: $(stat -c %s "$1/file") bytes, $(tr -d x <"$1/file" | wc -c) of them not as they were written"
 }
 
 # ---- soft: an error in time, and nothing twice -----------------------------------------------------------------------
 
 soft() {
-    local fault call line ms number at timeo=2000
+    local fault call line ms number at written timeo=2000
     mount_at "$WORK_DIR/soft" "allow_other,soft,timeo=${timeo}ms" || { fail "no soft mount"; return; }
     SOFT_PID=$MOUNT_PID
+    full_start ",soft,timeo=${timeo}ms" || return 0
     for fault in meta-killed meta-stopped data-stopped; do
-        case $fault in data-*) calls=$DATA_CALLS ;; *) calls=$META_CALLS ;; esac
+        # An error where a page is touched is SIGBUS; that of what could not be stored is told by close, which does not wait for it.
+        case $fault in data-*) calls="${DATA_CALLS/fault/bus} closing" ;; *) calls=$META_CALLS ;; esac
         stage "soft-$fault" "$WORK_DIR/soft" $calls || return 0
         fault "$fault"
         go
@@ -164,10 +189,21 @@ soft() {
             [ "$(ls "$at/rename" | wc -l)" = 1 ] || fail "soft, $fault: a renamed file has names $(ls "$at/rename")"
             [ "$(stat -c %h "$at/link/file")" = "$(ls "$at/link" | wc -l)" ] || fail "soft, $fault: a wrong link count"
             [ "$(stat -c %s "$at/append/file")" -le 7 ] || fail "soft, $fault: appended twice"
-            timeout 20 flock -n "$at/flock/file" true || fail "soft, $fault: a lock that was told failed is held"
+            [ "$(stat -c %b "$at/fallocate/file")" -le 20 ] && [ "$(stat -c %s "$at/copy/copied")" -le 4 ] || fail "soft, $fault: too much set aside or copied"
+            for call in flock close; do
+                timeout 20 flock -n "$at/$call/file" true || fail "soft, $fault: $call was told failed, and holds its lock"
+            done
+            ;;
+        *)
+            # What was written stays, and is stored now; what could not be begun did not happen.
+            for call in fsync copydirty msync closing; do has_written "$at/$call" 300000; done
+            [ "$(stat -c %s "$at/copydirty/copied")" = 0 ] || fail "soft, $fault: a copy that was told failed"
+            written=$(stat -c %s "$at/write/file")
+            [ "$written" -ge 8000000 ] && has_written "$at/write" "$written"
             ;;
         esac
     done
+    full_end
     umount "$WORK_DIR/soft" || fail "umount of the soft mount"
     wait_until 20 gone "$SOFT_PID" || fail "the soft mount's daemon stays"
 }
@@ -252,7 +288,7 @@ room_of_the_absent() {
 plain_umount() { timeout 90 "$WORK_DIR/umount.cairn" "$@" >"$WORK_DIR/umount.log" 2>&1; }
 umount_() {
     local fault
-    for fault in meta-killed meta-stopped both-stopped; do
+    for fault in meta-killed meta-stopped data-killed both-stopped; do
         mount_at "$WORK_DIR/um" allow_other || { fail "no mount"; return; }
         ls "$WORK_DIR/um" >/dev/null
         sync -f "$WORK_DIR/um"
@@ -264,18 +300,32 @@ umount_() {
         wait_until 30 gone "$MOUNT_PID" || fail "$fault: the daemon stays"
         heal "$fault"
     done
-    for fault in data both; do
+    # Umount without -f is tried with three of them: it takes 10 s to fail.
+    for fault in killed killed-f data both stopped; do
         mount_at "$WORK_DIR/um" "allow_other,logfile=$WORK_DIR/um-$fault.log" || { fail "no mount"; return; }
         mkdir -p "$WORK_DIR/um/umount"
         exec 8>"$WORK_DIR/um/umount/$fault"
-        fault data-stopped
+        case $fault in killed*) fault data-killed ;; *) fault data-stopped ;; esac
         head -c 300000 /dev/zero >&8
         exec 8>&-
-        [ "$fault" = data ] || fault meta-killed
-        clock=$(now_ms)
-        plain_umount "$WORK_DIR/um" && fail "$fault: umount succeeds though data can't be stored"
-        in_ms 15000 "$fault: umount with something to store fails"
-        is_mounted "$WORK_DIR/um" && [ "$(wc -l <"$WORK_DIR/umount.log")" = 1 ] || fail "$fault: $(cat "$WORK_DIR/umount.log")"
+        case $fault in
+            both) fault meta-killed ;;
+            stopped) fault meta-stopped ;;
+        esac
+        case $fault in killed | data | both)
+            clock=$(now_ms)
+            plain_umount "$WORK_DIR/um" && fail "$fault: umount succeeds though data can't be stored"
+            in_ms 15000 "$fault: umount with something to store fails"
+            is_mounted "$WORK_DIR/um" && [ "$(wc -l <"$WORK_DIR/umount.log")" = 1 ] || fail "$fault: $(cat "$WORK_DIR/umount.log")"
+            ;;
+        esac
+        if [ "$fault" = killed ]; then
+            # Nothing is lost by having tried.
+            heal data-killed
+            plain_umount "$WORK_DIR/um" || fail "umount after the data daemon is back: $(cat "$WORK_DIR/umount.log")"
+            gone "$MOUNT_PID" && [ "$(stat -c %s "$MNT_B/umount/$fault")" = 300000 ] && ok "umount stores what it refused to lose" || fail "umount lost what it refused to lose"
+            continue
+        fi
         clock=$(now_ms)
         plain_umount -f "$WORK_DIR/um" || fail "$fault: umount -f: $(cat "$WORK_DIR/umount.log")"
         in_ms 2000 "$fault: umount -f"
@@ -286,8 +336,11 @@ umount_() {
         wait_until 30 gone "$MOUNT_PID" || fail "$fault: the daemon does not end on SIGTERM"
         in_ms 8000 "$fault: the daemon ends on SIGTERM"
         grep -q "written data is lost: '$fault'" "$WORK_DIR/um-$fault.log" || fail "$fault: nobody says what is lost: $(cat "$WORK_DIR/um-$fault.log")"
-        [ "$fault" = data ] || heal meta-killed
-        heal data-stopped
+        case $fault in
+            both) heal meta-killed ;;
+            stopped) heal meta-stopped ;;
+        esac
+        case $fault in killed*) heal data-killed ;; *) heal data-stopped ;; esac
     done
     # A program inside does not keep a mount that is ended by force.
     mount_at "$WORK_DIR/um" allow_other || { fail "no mount"; return; }

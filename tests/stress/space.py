@@ -6,6 +6,7 @@ rewrite FILE MIB TIMES HOW      one file from its begin to its end, TIMES over; 
                                 (both print how many times its size the data directory, $DATA_DIR, took when it was synced: at most,
                                 and in the median)
 scatter DIR FILES KEEP_EACH     many small files; all but each KEEP_EACH-th are removed
+names DIR FILES                 small files, synced
 verify DIR KEEP_EACH            those that were kept, byte for byte
 watch DIR KEEP_EACH FLAG        the same again and again until the file FLAG is there; prints how often
 """
@@ -89,6 +90,14 @@ def scatter(directory, files, keep):
             os.unlink(f"{directory}/{number}")
 
 
+def names(directory, files):
+    for number in range(int(files)):
+        with open(f"{directory}/a file with the number {number}", "wb") as file:
+            file.write(b"x" * 1000)
+    fd = os.open(directory, os.O_RDONLY)
+    os.fsync(fd)
+
+
 def verify(directory, keep):
     names = os.listdir(directory)
     for name in names:
@@ -115,7 +124,7 @@ def watch(directory, keep, flag):
 
 
 def main():
-    commands = {"overwrite": overwrite, "rewrite": rewrite, "scatter": scatter, "verify": lambda *args: print(verify(*args)), "watch": watch}
+    commands = {"overwrite": overwrite, "rewrite": rewrite, "scatter": scatter, "names": names, "verify": lambda *args: print(verify(*args)), "watch": watch}
     commands[sys.argv[1]](*sys.argv[2:])
 
 

@@ -25,6 +25,8 @@ fsck_finds_nothing() {
 cluster_start 1
 empty=$(mib)
 echo "an empty data directory takes $empty MiB"
+meta_kib() { du -s -k "$WORK_DIR/meta/$1" | cut -f1; }
+empty_meta=$(meta_kib .)
 
 # ---- overwriting -----------------------------------------------------------------------------------------------------
 # takes MOST MEDIAN WHAT LOAD...: a load of space.py, which takes less than so many times its size on disk.
@@ -69,6 +71,34 @@ fsck_finds_nothing "after removing nine of ten"
 # ---- all of it -------------------------------------------------------------------------------------------------------
 rm -r "$MNT_A/small"
 below $((empty + 12)) "nothing"
+
+# ---- the metadata ----------------------------------------------------------------------------------------------------
+# Its tables keep what they have grown to, and use it again (docs/formats/metadata.md): what comes and goes does not add up.
+# A clean stop ends with a checkpoint.
+checkpoint() { stop "$META_PID" && meta_start || fail "the metadata daemon does not end or come back"; }
+# Files without names go a second later.
+no_orphans() { [ "$("$(bin cairn)" status --meta "$META_ADDR" --json | jq .meta.orphans)" = 0 ]; }
+for round in 1 2 3; do
+    mkdir "$MNT_A/names"
+    python3 "$SPACE" names "$MNT_A/names" 2000
+    checkpoint
+    rm -r "$MNT_A/names"
+    wait_until 30 no_orphans || fail "removed files stay"
+    checkpoint
+    # The first time it grows, also by removing: pages are written anew for it.
+    [ "$round" != 1 ] || grown=$(meta_kib tables)
+done
+tables=$(meta_kib tables) what="2,000 files came and went three times"
+if [ "$grown" -gt 300 ] && [ "$tables" -le $((grown * 4 / 3)) ]; then ok "$what: tables of $tables KiB, $grown after the first"; else
+    fail "$what: tables of $tables KiB, $grown after the first"
+fi
+stop "$META_PID"
+"$(bin cairn)" meta dump "$WORK_DIR/meta" >"$WORK_DIR/metadata.dump" && "$(bin cairn)" meta load "$WORK_DIR/metadata.dump" "$WORK_DIR/meta-small" >/dev/null ||
+    fail "dump and load"
+mv "$WORK_DIR/meta" "$WORK_DIR/meta-grown" && mv "$WORK_DIR/meta-small" "$WORK_DIR/meta"
+meta_start
+wait_until 20 touch "$MNT_A/goes-on" || fail "the mount does not go on"
+if [ "$(meta_kib .)" -le $((empty_meta * 105 / 100)) ]; then ok "dumped and loaded: as small as empty"; else fail "dumped and loaded: $(meta_kib .) KiB, empty $empty_meta"; fi
 
 # ---- daemons that are killed meanwhile -------------------------------------------------------------------------------
 python3 "$SPACE" overwrite "$MNT_A/pages" 64 30 "$seed" >"$WORK_DIR/overwrite.log" 2>&1 &

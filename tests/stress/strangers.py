@@ -2,7 +2,7 @@
 """Strangers at the daemons' ports: garbage, foreign protocols, frames that are too large or half, idle connections by the
 thousand, a reader that never reads. Each ends, or costs little; the mount beside them goes on.
 
-Usage: strangers.py MOUNTED_DIR NAME=ADDR=PID=LOG ...      SEED=N repeats a run's garbage
+Usage: strangers.py MOUNTED_DIR VOLUME:NUMBER:COOKIE NAME=ADDR=PID=LOG ...      names a block; SEED=N repeats a run's garbage
 """
 import os
 import random
@@ -16,6 +16,8 @@ IDLE = 10_000
 # What may be added to a daemon's memory, in MiB. A connection has two tasks and its buffers' bookkeeping.
 IDLE_GROWTH = 300
 FLOOD_GROWTH = 150
+# Of 20 connections, each with two blocks of 4 MiB.
+BLOCKS_GROWTH = 200
 # Lines that one kind of stranger may write into a log, however many come.
 LOG_LINES = 20
 # How long an operation beside them may take, in seconds.
@@ -181,10 +183,19 @@ def idle(daemon, directory):
         connection.close()
 
 
-def never_reads(daemon, directory):
-    """Asks for the status (of the data daemon: its counters) again and again, and reads no answer."""
-    method = 22 if daemon.name == "meta" else 3
-    call = b"".join(frame(2, bytes([0, number % 200]) + b"\xfc\x80\x96\x98\x00" + bytes([method])) for number in range(200))
+def number32(value):
+    """As the wire has a number."""
+    return bytes([value]) if value < 251 else b"\xfc" + struct.pack("<I", value)
+
+
+def calls(method, arguments=b""):
+    """Questions with as much time for the answer as is granted: an hour, in microseconds."""
+    ask = number32(3_600_000_000) + bytes([method]) + arguments
+    return b"".join(frame(2, bytes([0, number % 200]) + ask) for number in range(200))
+
+
+def never_reads(daemon, directory, what, call, most):
+    """Asks for `what` again and again, and reads no answer."""
     before = daemon.memory()
     connections = [daemon.greeted() for _ in range(20)]
     for connection in connections:
@@ -199,14 +210,16 @@ def never_reads(daemon, directory):
         time.sleep(0.01)
     beside(directory, f"{daemon.name}, readers that never read")
     grown = daemon.memory() - before
-    assert grown < FLOOD_GROWTH, f"{daemon.name}: 20 readers that never read take {grown} MiB"
-    print(f"{daemon.name}: {sent >> 10} KiB of questions whose answers nobody reads: {grown} MiB")
+    assert grown < most, f"{daemon.name}: 20 that ask for {what} and never read take {grown} MiB"
+    print(f"{daemon.name}: {sent >> 10} KiB of questions for {what} whose answers nobody reads: {grown} MiB")
     for connection in connections:
         connection.close()
 
 
 def main():
-    directory, daemons = sys.argv[1], [Daemon(text) for text in sys.argv[2:]]
+    directory, daemons = sys.argv[1], [Daemon(text) for text in sys.argv[3:]]
+    volume, number, cookie = sys.argv[2].split(":")
+    block = b"".join(number32(value) for value in (int(volume), int(number), int(cookie, 16), 0, 4 << 20))
     print(f"seed {SEED}")
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -214,7 +227,9 @@ def main():
     for daemon in daemons:
         each_kind(daemon, directory)
         half_frames(daemon, directory)
-        never_reads(daemon, directory)
+        never_reads(daemon, directory, "its status", calls(22 if daemon.name == "meta" else 3), FLOOD_GROWTH)
+        if daemon.name == "data":
+            never_reads(daemon, directory, "a block of 4 MiB", calls(1, block), BLOCKS_GROWTH)
         idle(daemon, directory)
     for daemon in daemons:
         bad = [line for line in daemon.lines() if "panicked" in line or " ERROR " in line]

@@ -77,9 +77,8 @@ async fn serve_store(listener: TcpListener, store: Arc<Store>, owner: Owner, shu
     let role = format!("data daemon {}", owner.node);
     let identity = hello::Identity::new(ServiceKind::Data, owner.cluster, &role);
     let options = ServeOptions::bulk(identity);
-    let server = DataServer::new(store);
     serve(listener, options, shutdown, move |_peer| {
-        let server = server.clone();
+        let server = DataServer::new(store.clone());
         move |request: InFlightRequest<_, _>| request.execute(server.clone().serve())
     })
     .await;

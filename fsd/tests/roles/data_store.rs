@@ -7,13 +7,14 @@ use cairn_common::config::ByteSize;
 use cairn_common::error::FsError;
 use cairn_common::ids::{BlockRef, SessionId, VolumeId};
 use cairn_common::limits::{BLOCK_MAX, FRAME_PAYLOAD_MAX, PIECE};
-use cairn_common::proto::data::{GetRequest, PutRequest};
-use cairn_fsd::data::{DataConfig, DataDir, Store};
+use cairn_common::proto::data::{DataService, GetRequest, PutRequest};
+use cairn_fsd::data::{DataConfig, DataDir, DataServer, Store};
 use cairn_fsd::disk::Disk;
 use cairn_fsd::disk::sim::{Call, SimDisk};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tarpc::context;
 
 const VOLUME: u64 = 1 << 20;
 
@@ -30,6 +31,28 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 async fn spare_is_ready(disk: &SimDisk) {
     let names = || disk.list().unwrap();
     eventually("two volumes", || names().iter().filter(|n| n.ends_with(".cv")).count() == 2).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_reads_nothing_holds_two_blocks_and_no_other_waits_for_it() {
+    let store = open(&SimDisk::new(), 64 << 20, &Arc::new(Ids::default())).await.unwrap();
+    let data = content(1, BLOCK_MAX);
+    let block = store.put(put_request(data.clone())).await.unwrap();
+    let [slow, other] = [(); 2].map(|()| DataServer::new(store.clone()));
+    let get = |server: &DataServer, length| {
+        server.clone().get(context::current(), GetRequest { block, offset: 0, length })
+    };
+    let whole = u32::try_from(BLOCK_MAX).unwrap();
+    let unread = (get(&slow, whole).await.unwrap(), get(&slow, whole).await.unwrap());
+    let mut third = std::pin::pin!(get(&slow, whole));
+    let soon = Duration::from_millis(50);
+    assert!(tokio::time::timeout(soon, third.as_mut()).await.is_err(), "a third takes memory");
+    assert_eq!(get(&other, whole).await.unwrap().payload.into_bytes(), data);
+    drop(unread);
+    drop(third.await.unwrap());
+    // What is asked for and is not there is not counted.
+    let _unread = get(&slow, u32::MAX).await.unwrap();
+    assert_eq!(get(&slow, whole).await.unwrap().payload.into_bytes(), data);
 }
 
 #[tokio::test]
