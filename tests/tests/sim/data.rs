@@ -13,7 +13,7 @@ use cairn_common::ids::{BlockRef, ClusterId, NodeId, VolumeId};
 use cairn_common::proto::data::{GetRequest, PutRequest};
 use cairn_common::wire::checksum::verify_pieces;
 use cairn_fsd::data::Owner;
-use cairn_fsd::data::lanes::{Chore, Lanes, PutJob, PutOutcome};
+use cairn_fsd::data::lanes::{Chore, Lanes, Put, PutJob, PutOutcome};
 use cairn_fsd::data::opening::open_volumes;
 use cairn_fsd::data::report::Counters;
 use cairn_fsd::data::volume::Volume;
@@ -80,7 +80,7 @@ struct Running {
     chores: UnboundedReceiver<Chore>,
     in_flight: Arc<Semaphore>,
     /// Puts for which there is no volume yet.
-    waiting: Vec<(Tag, PutRequest)>,
+    waiting: Vec<(Tag, Put)>,
     wants_volume: bool,
     /// Timers that run.
     ask_planned: bool,
@@ -119,13 +119,17 @@ impl Running {
     }
 
     /// Writes blocks as one lane does; what there was no volume for comes back.
-    fn put(&mut self, puts: Vec<(Tag, PutRequest)>) -> Vec<(Tag, FsResult<BlockRef>)> {
+    fn put(&mut self, tag: Tag, request: PutRequest) -> Vec<(Tag, FsResult<BlockRef>)> {
+        let permit = self.in_flight.clone().try_acquire_owned().expect("there are plenty");
+        self.put_all(vec![(tag, Put { request, permit, has_failed: false })])
+    }
+
+    fn put_all(&mut self, puts: Vec<(Tag, Put)>) -> Vec<(Tag, FsResult<BlockRef>)> {
         let (queue, jobs) = crossbeam_channel::unbounded();
         let mut replies = Vec::new();
-        for (tag, request) in puts {
-            let permit = self.in_flight.clone().try_acquire_owned().expect("there are plenty");
+        for (tag, put) in puts {
             let (reply, outcome) = oneshot::channel();
-            assert!(queue.send(PutJob { request, reply, permit }).is_ok());
+            assert!(queue.send(PutJob { put, reply }).is_ok());
             replies.push((tag, outcome));
         }
         drop(queue);
@@ -134,7 +138,7 @@ impl Running {
         for (tag, mut outcome) in replies {
             match outcome.try_recv().expect("each job is answered") {
                 PutOutcome::Done(result) => answers.push((tag, result)),
-                PutOutcome::NoVolume(request, _permit) => self.waiting.push((tag, request)),
+                PutOutcome::NoVolume(put) => self.waiting.push((tag, put)),
             }
         }
         self.do_chores();
@@ -273,7 +277,7 @@ impl World {
                 self.send_from_data(tag, Answer::Get(answer));
             }
             Call::Put(request) => {
-                let answers = running.put(vec![(tag, request)]);
+                let answers = running.put(tag, request);
                 self.data_answers(answers);
             }
         }

@@ -148,7 +148,7 @@ impl World {
                 running.volumes.insert(id, volume.clone());
                 running.lanes.open.lock().spare = Some(volume);
                 let waiting = std::mem::take(&mut running.waiting);
-                let answers = running.put(waiting);
+                let answers = running.put_all(waiting);
                 self.data_answers(answers);
             }
             Err(error) => {

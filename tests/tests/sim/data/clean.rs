@@ -229,7 +229,7 @@ impl World {
         let tag = Tag { peer: Peer::Data, life, link: LINK, call: running.cleaning.pass };
         let put = packed.put.clone();
         running.cleaning.step = Step::Store(packed);
-        let answers = running.put(vec![(tag, put)]);
+        let answers = running.put(tag, put);
         self.data_answers(answers);
     }
 
