@@ -40,6 +40,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::RuntimeFlavor;
@@ -341,6 +342,12 @@ impl Machine {
         let durable = *self.inner.shared.durable.borrow();
         let published = self.inner.shared.published.read();
         Progress { applied: published.state.applied, durable, checkpoint: published.checkpoint }
+    }
+
+    /// The disk has no room for anything that grows; as it was when the last commands came.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.inner.shared.full.load(Ordering::Relaxed)
     }
 
     /// Makes durable all that is in the log, on this thread, unless somebody is at it. Blocks.
