@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Space comes back: of files that are overwritten page by page, of blocks of which a few small files are left, and of everything when
-# all is removed; while files are read, while daemons are killed, and on a full disk.
+# all is removed; while files are read, while daemons are killed. And who writes to a full disk is told, also who does not sync.
 # Usage: space.sh     makes a cluster of its own
 set -euo pipefail
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -115,4 +115,40 @@ if wait "$writer"; then ok "nothing was lost while daemons were killed"; else fa
 fsck_finds_nothing "after killing"
 
 cluster_stop || fail "the cluster did not end cleanly"
+
+# ---- a full disk, and programs that do not sync ----------------------------------------------------------------------
+# A data disk on which about so many MiB can be stored, beside what a data daemon leaves free.
+FULL_AT=120
+small_disk() {
+    rm -rf --one-file-system "$WORK_DIR/meta" "$DATA_DIR"
+    mkdir "$DATA_DIR"
+    mount -t tmpfs -o "size=$((FULL_AT + 256))M" none "$DATA_DIR" 2>/dev/null || return 1
+    at_end "umount -l '$DATA_DIR' 2>/dev/null"
+}
+refused() { if "$@" 2>"$WORK_DIR/refused"; then return 1; else grep -q "No space left on device" "$WORK_DIR/refused"; fi; }
+full_disk() {
+    local large=$WORK_DIR/large small=$WORK_DIR/small file
+    unset META_ADDR DATA_ADDR META_PID DATA_PID MNT_A_PID MNT_B_PID
+    cluster_start 2 || { fail "no cluster on a small disk"; return; }
+    # The first fits into the memory of the mount: all of it is taken before anything is refused.
+    head -c $(((FULL_AT + 40) << 20)) /dev/urandom >"$large"
+    head -c 20M "$large" >"$small"
+    cp "$small" "$MNT_A/old" || fail "cp to an empty disk"
+    sync "$MNT_A/old"
+    refused cp "$large" "$MNT_A/large" && ok "cp of more than fits fails" || fail "cp of more than fits: $(cat "$WORK_DIR/refused")"
+    refused dd if="$large" of="$MNT_A/more" bs=1M status=none && ok "dd, too" || fail "dd to a full disk: $(cat "$WORK_DIR/refused")"
+    refused cp "$small" "$MNT_B/other" && ok "and cp on a mount that has not met the full disk" || fail "cp on the second mount: $(cat "$WORK_DIR/refused")"
+    for file in 1 2 3; do
+        refused cp "$ROOT/Cargo.lock" "$MNT_A/small-$file" || fail "cp of a small file to a full disk: $(cat "$WORK_DIR/refused")"
+    done
+    cmp "$small" "$MNT_A/old" && cmp "$small" "$MNT_B/old" && ok "what was stored before is read" || fail "what was stored before can't be read"
+    rm "$MNT_A/large" "$MNT_A/more" "$MNT_B/other" "$MNT_A"/small-? || fail "nothing can be removed from a full disk"
+    head -c 60M "$large" >"$WORK_DIR/fits"
+    fits() { cp "$WORK_DIR/fits" "$MNT_A/fits" 2>/dev/null && cmp "$WORK_DIR/fits" "$MNT_B/fits"; }
+    wait_until 15 fits && ok "with room, it goes on" || fail "what fits can't be written after files were removed"
+    wait_until 15 cp "$small" "$MNT_B/again" && cmp "$small" "$MNT_A/again" || fail "the second mount has no room after files were removed"
+    fsck_finds_nothing "after a full disk"
+    cluster_stop || fail "the cluster on a small disk did not end cleanly"
+}
+if small_disk; then full_disk; else echo "skipped: no small disk can be mounted here"; fi
 exit $failed

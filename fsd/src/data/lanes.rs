@@ -28,18 +28,43 @@ const BATCH_BYTES: usize = 4 << 20;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// A block to store.
-pub struct PutJob {
+pub struct Put {
     pub request: PutRequest,
-    pub reply: oneshot::Sender<PutOutcome>,
     /// Counts the payload among those in flight until it is durable or failed.
     pub permit: OwnedSemaphorePermit,
+    /// The disk did not take it in one volume.
+    pub has_failed: bool,
+}
+
+/// A [`Put`] in the queue.
+pub struct PutJob {
+    pub put: Put,
+    pub reply: oneshot::Sender<PutOutcome>,
+}
+
+impl PutJob {
+    fn refuse(self, error: FsError) {
+        // Nobody waits any more if this fails.
+        let _ = self.reply.send(PutOutcome::Done(Err(error)));
+    }
+
+    /// The disk did not take it. One volume may be at fault, and another takes it; two are a broken disk: whoever
+    /// put it chooses another daemon, and no more volumes are spent on it.
+    fn failed(mut self) -> Option<PutJob> {
+        if self.put.has_failed {
+            self.refuse(FsError::Io);
+            return None;
+        }
+        self.put.has_failed = true;
+        Some(self)
+    }
 }
 
 /// What became of a [`PutJob`].
 pub enum PutOutcome {
     Done(FsResult<BlockRef>),
-    /// There is no volume to write to. Once there is, the request can be queued again.
-    NoVolume(PutRequest, OwnedSemaphorePermit),
+    /// There is no volume to write to. Once there is, it can be queued again.
+    NoVolume(Put),
 }
 
 /// Work that is nobody's put.
@@ -124,7 +149,7 @@ impl Lanes {
         while let Some(job) = next.take() {
             let Some(volume) = self.current() else {
                 // Nobody waits any more if this fails.
-                let _ = job.reply.send(PutOutcome::NoVolume(job.request, job.permit));
+                let _ = job.reply.send(PutOutcome::NoVolume(job.put));
                 return;
             };
             next = self.fill(&volume, job, queue);
@@ -142,20 +167,26 @@ impl Lanes {
         let mut next = Some(job);
         let mut written = 0;
         while let Some(job) = next {
-            written += job.request.payload.len();
-            let record = record_of(&job.request, self.rng.u32());
-            let payload = job.request.payload.clone();
+            let request = &job.put.request;
+            written += request.payload.len();
+            let record = record_of(request, self.rng.u32());
+            let payload = request.payload.clone();
             let mut waiting = Some(job);
             let appended = volume.segment().append(&*self.disk, &mut tail, record, payload.segments(), |b| {
                 let job = waiting.take().expect("called once");
                 when_durable(job, BlockRef { volume: volume.id(), ..b })
             });
-            match (appended, waiting) {
+            let refused = match (appended, waiting) {
                 (Err(Refused::NoSpace), Some(job)) => {
-                    let _ = job.reply.send(PutOutcome::Done(Err(FsError::NoSpace)));
+                    job.refuse(FsError::NoSpace);
+                    None
                 }
-                (Err(Refused::Closed), refused) => return refused,
-                _ => {}
+                (Err(Refused::Closed), refused) => refused,
+                (Err(Refused::Failed), refused) => refused.and_then(PutJob::failed),
+                _ => None,
+            };
+            if refused.is_some() {
+                return refused;
             }
             next = if written < BATCH_BYTES { queue.try_recv().ok() } else { None };
         }
@@ -202,7 +233,7 @@ fn record_of(request: &PutRequest, cookie: u32) -> Record {
 
 /// Answers the put. The payload is let go at once: it has been written.
 fn when_durable(job: PutJob, block: BlockRef) -> Done {
-    let PutJob { reply, permit, .. } = job;
+    let PutJob { put: Put { permit, .. }, reply } = job;
     Box::new(move |result| {
         drop(permit);
         let _ = reply.send(PutOutcome::Done(result.map(|()| block)));

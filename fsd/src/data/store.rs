@@ -4,10 +4,11 @@
 //! of tokio's blocking threads read, delete and seal. The maps here are locked for moments only.
 
 use super::history::{self, Found};
-use super::lanes::{Chore, Lanes, PutJob, PutOutcome};
+use super::lanes::{Chore, Lanes, Put, PutJob, PutOutcome};
 use super::opening::open_volumes;
 use super::report::Counters;
 use super::suspect::Suspects;
+use super::volume::format::{FIRST_RECORD, record_len};
 use super::volume::segment::Limits;
 use super::volume::{Owner, Span, Volume, parse_volume_name, volume_name};
 use super::{DataConfig, DataError, VolumeIds};
@@ -35,8 +36,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{error, info, warn};
 
-/// How many volumes a put tries before it gives up.
-const PUT_TRIES: usize = 3;
 /// Reads of at most this size are tried from the page cache without a hand-over to another thread.
 const INLINE_READ: usize = 4 * PIECE;
 /// Most blocks in one answer of `list`.
@@ -165,32 +164,35 @@ impl Store {
         if self.shared.refusing.load(Ordering::Acquire) {
             return Err(FsError::Unavailable);
         }
-        check_put(&request)?;
+        check_put(&request, self.shared.limits.volume_size)?;
         let length = request.payload.len();
         let units = u32::try_from(length.div_ceil(IN_FLIGHT_UNIT)).map_err(|_| FsError::Invalid)?;
         let units = units.min(self.shared.in_flight_units);
         let permits = self.shared.in_flight.clone().acquire_many_owned(units);
-        let mut permit = permits.await.map_err(|_| FsError::Unavailable)?;
-        let mut request = request;
-        for _ in 0..PUT_TRIES {
+        let permit = permits.await.map_err(|_| FsError::Unavailable)?;
+        let result = self.put_somewhere(Put { request, permit, has_failed: false }).await;
+        if result.is_ok() {
+            self.shared.counters.puts.add(1);
+            self.shared.counters.put_bytes.add(length as u64);
+        }
+        result
+    }
+
+    /// Queues a block until there is a volume for it. It ends: each time that there is none, the one that was made before has
+    /// been filled by others, or has failed them. They are answered then, and no more than fit into `in_flight` come.
+    async fn put_somewhere(&self, mut put: Put) -> FsResult<BlockRef> {
+        loop {
             let (reply, outcome) = oneshot::channel();
-            self.enqueue(PutJob { request, reply, permit })?;
-            match outcome.await {
-                Ok(PutOutcome::Done(result)) => {
-                    if result.is_ok() {
-                        self.shared.counters.puts.add(1);
-                        self.shared.counters.put_bytes.add(length as u64);
-                    }
-                    return result;
-                }
-                Ok(PutOutcome::NoVolume(again, held)) => (request, permit) = (again, held),
+            self.enqueue(PutJob { put, reply })?;
+            put = match outcome.await {
+                Ok(PutOutcome::Done(result)) => return result,
+                Ok(PutOutcome::NoVolume(again)) => again,
                 Err(_) => return Err(FsError::Unavailable),
-            }
+            };
             // In a task of its own: a caller that goes away must not leave a half made volume.
             let shared = self.shared.clone();
             detached(async move { shared.make_spare().await }).await?;
         }
-        Err(FsError::Io)
     }
 
     fn enqueue(&self, job: PutJob) -> FsResult<()> {
@@ -497,11 +499,13 @@ async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) 
     })
 }
 
-fn check_put(request: &PutRequest) -> FsResult<()> {
+fn check_put(request: &PutRequest, volume_size: u64) -> FsResult<()> {
     let length = request.payload.len();
     let pieces = length.div_ceil(PIECE);
     if length == 0
         || length > FRAME_PAYLOAD_MAX
+        // No volume would take it.
+        || FIRST_RECORD + record_len(length) > volume_size
         || request.summary_len as usize > length
         || request.checksums.len() != pieces
     {

@@ -233,6 +233,42 @@ async fn a_failed_write_goes_to_another_volume() {
     store.put(put_request(content(4, 5000))).await.unwrap();
 }
 
+/// Each volume has room for one block, so of those that wait for one all but one have to wait again.
+#[tokio::test]
+async fn a_put_waits_for_a_volume_as_often_as_others_fill_it_before() {
+    let disk = SimDisk::new();
+    let store = open(&disk, VOLUME, &Arc::new(Ids::default())).await.unwrap();
+    let puts = (0..12u64).map(|tag| store.put(put_request(content(tag, 600_000))));
+    let blocks = futures::future::join_all(puts).await;
+    for (tag, block) in (0..).zip(blocks) {
+        assert_eq!(read_all(&store, block.unwrap()).await.unwrap(), content(tag, 600_000));
+    }
+    let too_large = content(1, usize::try_from(VOLUME).unwrap());
+    assert_eq!(store.put(put_request(too_large)).await, Err(FsError::Invalid), "no volume takes it");
+    store.stop().await.unwrap();
+}
+
+/// Volumes can be made on it, and written nowhere.
+#[tokio::test]
+async fn a_put_spends_two_volumes_on_a_broken_disk_and_no_more() {
+    let disk = SimDisk::new();
+    let store = open(&disk, VOLUME, &Arc::new(Ids::default())).await.unwrap();
+    // Near the reserve, each block asks for its own space.
+    disk.set_available(config(VOLUME).reserve.0 + (2 << 20));
+    let before = store.put(put_request(content(1, 5000))).await.unwrap();
+    spare_is_ready(&disk).await;
+    disk.fail_always(Call::Allocate, 0, ErrorKind::Other);
+    for puts in 1..=3 {
+        assert_eq!(store.put(put_request(content(2, 500_000))).await, Err(FsError::Io));
+        assert_eq!(disk.failures(), 2 * puts, "one for each volume that was tried");
+    }
+    disk.heal();
+    let after = store.put(put_request(content(3, 500_000))).await.unwrap();
+    assert_eq!(read_all(&store, before).await.unwrap(), content(1, 5000));
+    assert_eq!(read_all(&store, after).await.unwrap(), content(3, 500_000));
+    store.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_full_disk_is_told_and_harms_nothing() {
     let disk = SimDisk::new();

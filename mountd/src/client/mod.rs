@@ -129,9 +129,9 @@ pub trait MetaClient: Send + Sync + 'static {
         lock: LockRequest,
     ) -> impl Future<Output = FsResult<Option<HeldLock>>> + Send;
     fn statfs(&self) -> impl Future<Output = FsResult<FsStat>> + Send;
-    /// Bytes that were free on all data daemons when they last told, also on those that are away now. `None` if one has not
-    /// told since the metadata daemon started.
-    fn room(&self) -> impl Future<Output = FsResult<Option<u64>>> + Send;
+    /// Bytes that were free on data daemons that are away now, when they last told. `None` if one has not told since the metadata
+    /// daemon started.
+    fn away(&self) -> impl Future<Output = FsResult<Option<u64>>> + Send;
     fn open(&self, ino: Ino, write: bool) -> impl Future<Output = FsResult<OpenReply>> + Send;
     /// Opens that have ended. Sent in the background, repeated until the server has it.
     fn close(&self, item: CloseItem);

@@ -125,10 +125,13 @@ impl Tries {
     }
 }
 
-/// Bytes that are free on all data daemons of a map, those that are away included; `None` if one of them is not known.
+/// Bytes that are free on data daemons of a map that are away; `None` if it is not known of one what it has.
 #[must_use]
-pub fn room(map: &ClusterMap) -> Option<u64> {
-    map.nodes.iter().try_fold(0, |sum: u64, node| Some(sum.saturating_add(node.stat.as_ref()?.available)))
+pub fn away(map: &ClusterMap) -> Option<u64> {
+    map.nodes.iter().try_fold(0, |sum: u64, node| {
+        let available = node.stat.as_ref()?.available;
+        Some(sum.saturating_add(if node.alive { 0 } else { available }))
+    })
 }
 
 /// Which start of the metadata daemon a map is from.
@@ -223,16 +226,16 @@ mod tests {
     }
 
     #[test]
-    fn room_is_that_of_the_absent_too_and_unknown_if_one_has_not_told() {
+    fn room_of_the_absent_is_unknown_if_one_has_not_told() {
         let told = |id, alive, available| {
             let stat = DataStat { node: NodeId(id), available, ..DataStat::default() };
             NodeInfo { stat: Some(stat), ..node(id, alive) }
         };
         let mut map =
             ClusterMap { epoch: 1, nodes: vec![told(1, true, 5), told(2, false, 7)], volumes: Vec::new() };
-        assert_eq!(room(&map), Some(12));
+        assert_eq!(away(&map), Some(7));
         map.nodes.push(node(3, true));
-        assert_eq!(room(&map), None);
+        assert_eq!(away(&map), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::events;
 use super::inos::InoPool;
 use super::keyed;
 use super::neighbours;
-use super::nodes::room;
+use super::nodes::away;
 use super::oplog::{OpLog, Refused};
 use super::{EventSink, MetaClient, OpTicket, SyncFollows};
 use crate::life::{LifeFiles, OwnLife};
@@ -673,9 +673,9 @@ impl MetaClient for Session {
         self.calls.call(|client, id| async move { client.statfs(context(), id).await }).await
     }
 
-    async fn room(&self) -> FsResult<Option<u64>> {
+    async fn away(&self) -> FsResult<Option<u64>> {
         // Epoch 0 is nobody's: the whole map is answered.
-        Ok(self.cluster_map(0).await?.and_then(|map| room(&map)))
+        Ok(self.cluster_map(0).await?.and_then(|map| away(&map)))
     }
 
     async fn open(&self, ino: Ino, write: bool) -> FsResult<OpenReply> {

@@ -6,6 +6,7 @@
 //! removed meanwhile is not in it. If the mount dies, what survives is what had been submitted: a prefix.
 
 use super::inode::Inode;
+use super::room::Refused;
 use super::{Vfs, atime, unlinked};
 use crate::client::{DataClient, MetaClient, OpTicket};
 use crate::writeback::buffer::Sealed;
@@ -35,6 +36,8 @@ const COMMITS: usize = 256;
 /// Pauses before something that failed is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The same for a commit that a full disk refused: it is small.
+const LONGEST_FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// How far the flush has come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -156,12 +159,14 @@ async fn put_until_stored<M: MetaClient, D: DataClient>(
         let summary = Bytes::from(summary::encode(&sealed.entries));
         let summary_len = length_of(&summary);
         let payload = Payload::from_segments(vec![sealed.bytes.clone(), summary]);
-        match vfs.data.put(payload, summary_len).await {
+        let error = match vfs.data.put(payload, summary_len).await {
             Ok(block) => return Some(block),
-            Err(error) => vfs.store_failed(&sealed, error),
-        }
+            Err(error) => error,
+        };
+        vfs.store_failed(&sealed, error);
+        let refused = is_full(error).then(|| Refused::new(u64::from(block_len(&sealed))));
         tokio::select! {
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            () = vfs.pause_after(sealed.segment, refused, pause) => pause = (pause * 2).min(LONGEST_PAUSE),
             () = vfs.cancel.cancelled() => return None,
         }
     }
@@ -235,7 +240,7 @@ async fn complete<M: MetaClient, D: DataClient>(
                 break;
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(if is_full(error) { LONGEST_FULL_PAUSE } else { LONGEST_PAUSE });
             // Its commit failed, so the block is not known yet.
             commits = submit_all(&vfs, &sealed, block).await;
         }
@@ -244,7 +249,12 @@ async fn complete<M: MetaClient, D: DataClient>(
 }
 
 fn may_succeed_later(error: FsError) -> bool {
-    error.is_transient() || matches!(error, FsError::NoSpace | FsError::Quota)
+    error.is_transient() || is_full(error)
+}
+
+/// A disk has no room, for now.
+pub(super) fn is_full(error: FsError) -> bool {
+    matches!(error, FsError::NoSpace | FsError::Quota)
 }
 
 impl<M: MetaClient, D: DataClient> Vfs<M, D> {

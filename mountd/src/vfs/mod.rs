@@ -8,6 +8,7 @@ pub mod dirs;
 pub mod events;
 pub mod file_locks;
 pub mod flush;
+pub mod full;
 pub mod handle;
 pub mod inode;
 pub mod locks;
@@ -18,6 +19,7 @@ pub mod ops;
 pub mod read;
 pub mod readdir;
 pub mod recent;
+pub mod room;
 pub mod space;
 pub mod sync;
 pub mod unlinked;
@@ -44,6 +46,7 @@ use lru::LruCache;
 use names::Names;
 use parking_lot::{Mutex, MutexGuard};
 use recent::Recent;
+use room::Room;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -122,6 +125,9 @@ pub struct Vfs<M, D> {
     /// Data version that the kernel's pages of a closed file stand for.
     closed: Mutex<LruCache<Ino, u64>>,
     progress: watch::Sender<Progress>,
+    room: Mutex<Room>,
+    /// Held by who asks for the free space.
+    asking: tokio::sync::Mutex<()>,
     /// Writers that wait for memory, in order.
     writers: tokio::sync::Mutex<()>,
     commits: AtomicU64,
@@ -162,6 +168,8 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             attr_epoch: AtomicU64::new(0),
             closed: Mutex::new(LruCache::new(CLOSED_REMEMBERED)),
             progress: watch::Sender::new(Progress::default()),
+            room: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
             writers: tokio::sync::Mutex::new(()),
             commits: AtomicU64::new(0),
             inline_settled: Notify::new(),

@@ -256,12 +256,12 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     }
 
     /// A descriptor is closed: POSIX drops all locks of the process, and errors are told. `None`: the server has
-    /// to drop some, ask [`Vfs::flush_handle`].
+    /// to drop some, or there may be no room for the file's data; ask [`Vfs::flush_handle`].
     pub(super) fn try_flush_handle(&self, fh: Fh, lock_owner: u64) -> Option<FsResult<()>> {
         let Some(file) = self.handles.file(fh) else { return Some(Err(FsError::BadHandle)) };
         let owner = LockOwner { family: LockFamily::Posix, owner: lock_owner };
         let mut state = file.inode.lock();
-        if state.locks.knows(owner) && !state.locks.are_here() {
+        if state.locks.knows(owner) && !state.locks.are_here() || !self.closes_at_once(&file, &state) {
             return None;
         }
         drop(self.release_locks(&Caller::default(), &file.inode, &mut state, owner));
@@ -272,15 +272,19 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     pub(super) async fn flush_handle(&self, caller: &Caller, fh: Fh, lock_owner: u64) -> FsResult<()> {
         let file = self.handles.file(fh).ok_or(FsError::BadHandle)?;
         let owner = LockOwner { family: LockFamily::Posix, owner: lock_owner };
-        let (told, result) = {
+        let (told, at_once) = {
             let mut state = file.inode.lock();
             let told = self.release_locks(caller, &file.inode, &mut state, owner);
-            (told, Self::stored_error(&file, &state))
+            (told, self.closes_at_once(&file, &state))
         };
-        if let Some(told) = told {
-            told.await?;
-        }
-        result
+        let unlocked = match told {
+            Some(told) => told.await.map(|_reply| ()),
+            None => Ok(()),
+        };
+        let stored = if at_once { Ok(()) } else { self.store_at_close(&file).await };
+        // Told by this, whichever it is.
+        let error = Self::stored_error(&file, &file.inode.lock());
+        unlocked.and(stored).and(error)
     }
 }
 

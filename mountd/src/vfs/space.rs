@@ -65,11 +65,13 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     /// POSIX promises that writes into what `fallocate` set aside do not fail for lack of space. Nothing is set
     /// aside on the data daemons, so this is only an early answer where it could not be kept from the start.
     async fn check_room(&self, ino: Ino, start: u64, end: u64) -> FsResult<()> {
-        if end - start <= self.meta.statfs().await?.available {
+        let available = self.meta.statfs().await?.available;
+        if end - start <= available {
             return Ok(());
         }
         // Writes wait for a data daemon that is away: what it has room for is no lack of space.
-        let Some(room) = self.meta.room().await? else { return Ok(()) };
+        let Some(away) = self.meta.away().await? else { return Ok(()) };
+        let room = available.saturating_add(away);
         // The extents are looked at only if they decide.
         if end - start > room && self.missing(ino, start, end, room).await? > room {
             return Err(FsError::NoSpace);

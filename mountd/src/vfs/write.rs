@@ -47,6 +47,9 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         if let Err(error) = Self::stored_error(&file, &state) {
             return Some(Err(error));
         }
+        if let Err(error) = self.check_full(&state, data.len()) {
+            return Some(Err(error));
+        }
         let offset = if appends(write) { state.size } else { write.offset };
         if too_large(offset, data.len()) {
             return Some(Err(FsError::FileTooLarge));
@@ -138,6 +141,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
                 if too_large(start, data.len()) {
                     return Err(FsError::FileTooLarge);
                 }
+                self.check_full(&state, portion.len())?;
                 let placed = self.place(inode.ino, &mut state, start + done as u64, portion);
                 if placed {
                     self.touch(&mut state, write.kill_suidgid);

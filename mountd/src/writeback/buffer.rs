@@ -53,6 +53,8 @@ struct State {
     open: Option<Open>,
     next: u64,
     last_sealed: u64,
+    /// Bytes that were ever appended.
+    appended: u64,
     /// Empty ends of arenas whose bytes may still be looked at.
     retired: Vec<BytesMut>,
     arenas: usize,
@@ -85,6 +87,7 @@ impl WriteBuffer {
             open: None,
             next: 1,
             last_sealed: 0,
+            appended: 0,
             retired: Vec::new(),
             arenas: 0,
             arenas_max: (bytes / BLOCK_MAX).max(2),
@@ -227,6 +230,13 @@ impl WriteBuffer {
         self.state.lock().segments.values().all(|segment| segment.live == 0)
     }
 
+    /// Bytes that were ever appended, and how many of them are dirty.
+    #[must_use]
+    pub fn written(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.appended, state.segments.values().map(|segment| segment.live).sum())
+    }
+
     /// Memory held, in bytes.
     #[must_use]
     pub fn memory(&self) -> usize {
@@ -288,6 +298,7 @@ impl State {
         if let Some(segment) = self.segments.get_mut(&slot.segment) {
             segment.live += taken as u64;
         }
+        self.appended += taken as u64;
         (slot, taken)
     }
 

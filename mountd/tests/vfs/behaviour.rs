@@ -61,8 +61,8 @@ async fn an_error_of_a_background_flush_is_told_to_each_handle_once() {
     mount.write(ino, fh, 0, &[7; 100_000]).await.unwrap();
     // It fails, or what had begun by itself has failed before.
     let _ = EventSink::flush(&*mount.vfs, vec![ino]).await;
-    assert_eq!(mount.vfs.try_flush(ino, fh, 1), Some(Err(FsError::Io)));
-    assert_eq!(mount.vfs.try_flush(ino, fh, 1), Some(Ok(())));
+    assert_eq!(mount.flush(ino, fh).await, Err(FsError::Io));
+    assert_eq!(mount.flush(ino, fh).await, Ok(()));
     assert_eq!(mount.fsync(ino, other).await, Err(FsError::Io));
     mount.fsync(ino, other).await.unwrap();
     assert_eq!(mount.stored(ino), [7; 100_000]);

@@ -19,7 +19,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 
@@ -44,6 +44,10 @@ pub struct FakeMeta {
     pub held: Arc<tokio::sync::Mutex<()>>,
     /// Calls of `getattr`.
     pub getattrs: AtomicU64,
+    /// Calls of `statfs`.
+    pub statfs: AtomicU64,
+    /// Its disk has no room: commits are refused.
+    pub full: Arc<AtomicBool>,
     /// What `statfs` says is free.
     pub available: AtomicU64,
     /// Free on data daemons that are away; `u64::MAX`: on one that has not told yet.
@@ -61,6 +65,8 @@ impl FakeMeta {
         let server = Arc::clone(&maps);
         let held: Arc<tokio::sync::Mutex<()>> = Arc::default();
         let free = Arc::clone(&held);
+        let full: Arc<AtomicBool> = Arc::default();
+        let refusing = Arc::clone(&full);
         tokio::spawn(async move {
             let mut rng = StdRng::seed_from_u64(seed);
             while let Some((op, reply)) = ops.recv().await {
@@ -68,7 +74,12 @@ impl FakeMeta {
                     tokio::time::sleep(Duration::from_micros(rng.random_range(0..2000))).await;
                 }
                 let _free = free.lock().await;
-                let result = namespace::apply(&mut *server.lock(), SESSION, &op);
+                let is_commit = matches!(op.body, OpBody::Commit(_) | OpBody::CommitAndMove { .. });
+                let result = if is_commit && refusing.load(Ordering::SeqCst) {
+                    Err(FsError::NoSpace)
+                } else {
+                    namespace::apply(&mut *server.lock(), SESSION, &op)
+                };
                 applied_sender.send_modify(|count| *count += 1);
                 if slow && rng.random_bool(0.3) {
                     tokio::time::sleep(Duration::from_micros(rng.random_range(0..500))).await;
@@ -88,6 +99,8 @@ impl FakeMeta {
             session: AtomicU64::new(SESSION.0),
             held,
             getattrs: AtomicU64::new(0),
+            statfs: AtomicU64::new(0),
+            full,
             available: AtomicU64::new(1 << 40),
             away: AtomicU64::new(0),
         })
@@ -164,12 +177,13 @@ impl MetaClient for FakeMeta {
         namespace::test_lock(&*self.maps.lock(), SESSION, ino, &lock)
     }
     async fn statfs(&self) -> FsResult<FsStat> {
+        self.statfs.fetch_add(1, Ordering::SeqCst);
         let (available, totals) = (self.available.load(Ordering::SeqCst), self.maps.lock().totals()?);
         Ok(FsStat { capacity: available, available, totals })
     }
-    async fn room(&self) -> FsResult<Option<u64>> {
+    async fn away(&self) -> FsResult<Option<u64>> {
         let away = self.away.load(Ordering::SeqCst);
-        Ok((away != u64::MAX).then(|| self.available.load(Ordering::SeqCst) + away))
+        Ok((away != u64::MAX).then_some(away))
     }
     async fn open(&self, ino: Ino, _write: bool) -> FsResult<OpenReply> {
         self.pause().await;
@@ -208,6 +222,8 @@ pub struct FakeData {
     pub gets: AtomicU64,
     /// What the next puts answer instead.
     pub failures: Mutex<Vec<FsError>>,
+    /// No block has room.
+    pub full: AtomicBool,
     /// Nothing is stored while this is held.
     pub held: Arc<tokio::sync::Mutex<()>>,
     pub slow: bool,
@@ -244,6 +260,9 @@ impl DataClient for FakeData {
         let _free = self.held.lock().await;
         if let Some(error) = self.failures.lock().pop() {
             return Err(error);
+        }
+        if self.full.load(Ordering::SeqCst) {
+            return Err(FsError::NoSpace);
         }
         let bytes = payload.into_bytes();
         let (content, tail) = bytes.split_at(bytes.len() - summary_len as usize);

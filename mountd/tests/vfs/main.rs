@@ -7,6 +7,7 @@
 
 mod behaviour;
 mod fake;
+mod full;
 mod locks;
 mod model;
 mod moves;
@@ -85,6 +86,14 @@ impl Mount {
 
     pub async fn fsync(&self, ino: Ino, fh: Fh) -> FsResult<()> {
         Arc::clone(&self.vfs).fsync(ino, fh, false).await
+    }
+
+    /// `close` of one descriptor.
+    pub async fn flush(&self, ino: Ino, fh: Fh) -> FsResult<()> {
+        match self.vfs.try_flush(ino, fh, 1) {
+            Some(result) => result,
+            None => Arc::clone(&self.vfs).flush(Caller::default(), ino, fh, 1).await,
+        }
     }
 
     /// The file as the servers have it.

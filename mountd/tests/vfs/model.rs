@@ -154,7 +154,7 @@ impl Run {
     async fn reopen(&mut self, index: usize) {
         let file = &mut self.files[index];
         let vfs = Arc::clone(&self.mount.vfs);
-        vfs.try_flush(file.ino, file.fh, 1).unwrap().unwrap();
+        self.mount.flush(file.ino, file.fh).await.unwrap();
         vfs.try_release(file.ino, file.fh, 0, None).unwrap().unwrap();
         let opened = match vfs.try_open(file.ino, libc::O_RDWR) {
             Some(opened) => opened.unwrap(),

@@ -90,7 +90,7 @@ async fn what_cannot_be_stored_at_a_recall_is_kept_and_stored_later() {
     mount.write(ino, fh, 0, b"older").await.unwrap();
     *mount.data.failures.lock() = vec![FsError::NoSpace; 6];
     assert_eq!(mount.vfs.uncache(ino, 5).await, Err(FsError::NoSpace));
-    assert!(mount.vfs.try_flush(ino, fh, 1).unwrap().is_err(), "it is told");
+    assert!(mount.flush(ino, fh).await.is_err(), "it is told");
     mount.data.failures.lock().clear();
     mount.write(ino, fh, 0, b"new").await.unwrap();
     mount.vfs.shutdown().await.unwrap();
@@ -122,7 +122,7 @@ async fn who_waits_for_a_data_daemon_says_so_in_time() {
     let put = Arc::clone(&mount.data.held).lock_owned().await;
     assert_eq!(EventSink::flush(&*mount.vfs, vec![ino]).await, Err(FsError::Unavailable));
     assert_eq!(mount.vfs.uncache(ino, 5).await, Err(FsError::Unavailable));
-    assert_eq!(mount.vfs.try_flush(ino, fh, 1), Some(Ok(())), "it is no error");
+    assert_eq!(mount.flush(ino, fh).await, Ok(()), "it is no error");
     drop(put);
     mount.vfs.shutdown().await.unwrap();
     assert_eq!(mount.stored(ino), b"kept");

@@ -289,7 +289,7 @@ impl World {
                 let answer = running.get(request);
                 self.send_from_data(tag, at, Answer::Get(answer));
             }
-            Call::Put(request) => self.data_puts(at, vec![(tag, request)]),
+            Call::Put(request) => self.data_put(at, tag, request),
         }
         self.data_power_check(at);
     }

@@ -38,8 +38,10 @@ pub type Done = Box<dyn FnOnce(Result<(), FsError>) + Send>;
 /// Why a block was not appended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// The volume takes no more; another one will.
+    /// The volume takes no more, since before this block came; another one will.
     Closed,
+    /// The disk did not take this block; the volume takes no more.
+    Failed,
     /// The disk is full.
     NoSpace,
 }
@@ -270,7 +272,7 @@ impl Segment {
         }
         error!("write to volume failed, no more blocks go there: {error}");
         tail.closed = true;
-        Refused::Closed
+        Refused::Failed
     }
 
     fn enqueue(&self, pending: Pending) {

@@ -75,6 +75,8 @@ pub struct Shared {
     pub durable: watch::Receiver<LogIndex>,
     /// The log has decided entries outside of `propose`; nobody has looked since.
     pub decided: AtomicBool,
+    /// What needs room was refused, had it been among the last commands.
+    pub full: AtomicBool,
     pub disk: Arc<dyn Disk>,
     /// `None` after the shutdown. Held as long as a checkpoint runs.
     pub store: Mutex<Option<Store>>,
@@ -187,6 +189,7 @@ impl Shared {
 
     fn run_group(&self, core: &mut Core) {
         self.look_at_the_disk(&mut core.room);
+        self.full.store(core.room.is_full(), Ordering::Relaxed);
         let group = self.take_group(core.room.is_near());
         let group = self.admit(core, group);
         if !group.is_empty() {

@@ -41,6 +41,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::RuntimeFlavor;
@@ -352,6 +353,12 @@ impl Machine {
     /// Bytes of commands that the log takes before it waits for whoever has the turn.
     pub fn log_room(&self) -> u64 {
         self.inner.shared.log.room()
+    }
+
+    /// The disk has no room for anything that grows; as it was when the last commands came.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.inner.shared.full.load(Ordering::Relaxed)
     }
 
     /// Makes durable all that is in the log, on this thread, unless somebody is at it. Blocks.

@@ -96,6 +96,7 @@ impl Machine {
             durable: log.durable(),
             log,
             decided: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             disk,
             store: Mutex::new(Some(store)),
             core: Mutex::new(core),

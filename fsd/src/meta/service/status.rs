@@ -9,9 +9,11 @@ use cairn_common::namespace::tables::Read;
 use cairn_common::proto::meta::{FsStat, MetaStatus, SessionStatus};
 use std::time::Duration;
 
-/// `statfs`: exact totals of the tree, and the room that data daemons reported.
+/// `statfs`: exact totals of the tree, and the room that data daemons reported. None of it is free while the metadata
+/// have no room: what a block is for could not be written down.
 pub async fn statfs(meta: &Meta) -> FsResult<FsStat> {
-    stat_with(meta, meta.cluster.space().await?)
+    let stat = stat_with(meta, meta.cluster.space().await?)?;
+    Ok(if meta.machine.is_full() { FsStat { available: 0, ..stat } } else { stat })
 }
 
 /// Removed files count as gone at once, also while they wait to be reaped.

@@ -231,7 +231,7 @@ impl World {
         let tag = Tag { peer: Peer::Data(at), life, link: LINK, call: running.cleaning.pass };
         let put = packed.put.clone();
         running.cleaning.step = Step::Store(packed);
-        self.data_puts(at, vec![(tag, put)]);
+        self.data_put(at, tag, put);
     }
 
     pub(super) fn clean_is_stored(&mut self, at: usize, answer: FsResult<BlockRef>) {

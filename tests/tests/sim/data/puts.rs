@@ -7,7 +7,7 @@ use crate::world::World;
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{BlockRef, VolumeId};
 use cairn_common::proto::data::PutRequest;
-use cairn_fsd::data::lanes::{PutJob, PutOutcome};
+use cairn_fsd::data::lanes::{Put, PutJob, PutOutcome};
 use cairn_fsd::data::volume::segment::Turn;
 use cairn_fsd::data::volume::{Volume, volume_name};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(super) struct Incoming {
     /// What the lanes have taken.
     written: Vec<(Tag, oneshot::Receiver<PutOutcome>)>,
     /// For which there is no volume yet.
-    waiting: Vec<(Tag, PutRequest)>,
+    waiting: Vec<(Tag, Put)>,
     /// Syncs that are under way.
     syncs: Vec<(Arc<Volume>, Turn)>,
 }
@@ -45,8 +45,13 @@ impl Incoming {
         !self.waiting.is_empty()
     }
 
-    pub fn take_waiting(&mut self) -> Vec<(Tag, PutRequest)> {
+    pub fn take_waiting(&mut self) -> Vec<(Tag, Put)> {
         std::mem::take(&mut self.waiting)
+    }
+
+    fn begin(&self, request: PutRequest) -> Put {
+        let permit = self.in_flight.clone().try_acquire_owned().expect("there are plenty");
+        Put { request, permit, has_failed: false }
     }
 
     /// What has become of them meanwhile.
@@ -55,7 +60,7 @@ impl Incoming {
         for (tag, mut outcome) in std::mem::take(&mut self.written) {
             match outcome.try_recv() {
                 Ok(PutOutcome::Done(result)) => answers.push((tag, result)),
-                Ok(PutOutcome::NoVolume(request, _permit)) => self.waiting.push((tag, request)),
+                Ok(PutOutcome::NoVolume(put)) => self.waiting.push((tag, put)),
                 Err(TryRecvError::Empty) => self.written.push((tag, outcome)),
                 Err(TryRecvError::Closed) => panic!("each job is answered"),
             }
@@ -66,12 +71,11 @@ impl Incoming {
 
 impl Running {
     /// Writes blocks as one lane does; into which volumes.
-    fn write(&mut self, puts: Vec<(Tag, PutRequest)>) -> Vec<Arc<Volume>> {
+    fn write(&mut self, puts: Vec<(Tag, Put)>) -> Vec<Arc<Volume>> {
         let (queue, jobs) = crossbeam_channel::unbounded();
-        for (tag, request) in puts {
-            let permit = self.incoming.in_flight.clone().try_acquire_owned().expect("there are plenty");
+        for (tag, put) in puts {
             let (reply, outcome) = oneshot::channel();
-            assert!(queue.send(PutJob { request, reply, permit }).is_ok());
+            assert!(queue.send(PutJob { put, reply }).is_ok());
             self.incoming.written.push((tag, outcome));
         }
         drop(queue);
@@ -82,7 +86,14 @@ impl Running {
 }
 
 impl World {
-    pub(super) fn data_puts(&mut self, at: usize, puts: Vec<(Tag, PutRequest)>) {
+    pub(super) fn data_put(&mut self, at: usize, tag: Tag, request: PutRequest) {
+        let Some(running) = self.datas[at].running.as_ref() else { return };
+        let put = running.incoming.begin(request);
+        self.data_puts(at, vec![(tag, put)]);
+    }
+
+    /// Those among them that waited for a volume were begun before.
+    pub(super) fn data_puts(&mut self, at: usize, puts: Vec<(Tag, Put)>) {
         let Some(running) = self.datas[at].running.as_mut() else { return };
         for volume in running.write(puts) {
             self.data_syncs(at, &volume);

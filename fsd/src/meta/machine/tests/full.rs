@@ -58,6 +58,19 @@ async fn operations_that_grow_are_refused_one_by_one_and_once() {
     assert!(matches!(again[0], Ok(OpReply::Entry { created: true, .. })), "{again:?}");
 }
 
+/// Who asks what is free is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_known_to_be_full_while_it_refuses_growth() {
+    let disk = SimDisk::new();
+    let (machine, session, ino) = begin(&disk, RESERVE - 1).await;
+    assert!(!machine.is_full(), "nobody has looked");
+    assert_eq!(batch(&machine, session, 2, vec![make("new", ino)]).await.unwrap(), [Err(FsError::NoSpace)]);
+    assert!(machine.is_full());
+    disk.set_available(1 << 30);
+    batch(&machine, session, 3, vec![make("new", ino)]).await.unwrap()[0].clone().unwrap();
+    assert!(!machine.is_full());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_from_before_gets_its_results_again() {
     let disk = SimDisk::new();

@@ -1,0 +1,88 @@
+//! What writers and closers are told when the servers' disks are full or nearly so. What a disk has refused stays here and is tried on
+//! and on, but nobody is led to believe that it is stored.
+
+use super::Vfs;
+use super::flush::is_full;
+use super::handle::File;
+use super::inode::State;
+use super::room::{Refused, is_plenty};
+use crate::client::{DataClient, MetaClient};
+use cairn_common::error::FsResult;
+use std::time::{Duration, Instant};
+
+/// How long the servers have to say what is free: who closes a file does not need them otherwise.
+const ANSWER_WAIT: Duration = Duration::from_millis(200);
+/// How often it is looked whether a block that was refused has room, or is needed no more.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+impl<M: MetaClient, D: DataClient> Vfs<M, D> {
+    /// Refuses a write while it is known that a disk is full: what is taken here could only wait. Not as little as an
+    /// `fsync` puts into the metadata: that may have room.
+    pub(super) fn check_full(&self, state: &State, length: usize) -> FsResult<()> {
+        let Some(error) = self.progress.borrow().stuck.filter(|error| is_full(*error)) else { return Ok(()) };
+        let little = state.dirty.unstored_bytes() + length as u64 <= self.config.inline_max;
+        if little { Ok(()) } else { Err(error) }
+    }
+
+    /// Whether a handle can be closed without more ado: its file has nothing to store, or certainly can store it later.
+    pub(super) fn closes_at_once(&self, file: &File, state: &State) -> bool {
+        let dirty = file.writable && !state.unlinked && state.dirty.has_unstored();
+        let must_ask = dirty && self.room.lock().is_old(Instant::now());
+        !dirty || (!must_ask && self.may_store_later())
+    }
+
+    /// Stores what a closed handle's file has, unless that certainly can be done later.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub(super) async fn store_at_close(&self, file: &File) -> FsResult<()> {
+        self.look_at_room().await;
+        if self.may_store_later() {
+            return Ok(());
+        }
+        self.while_answered(self.flush_inode(file.inode.ino)).await.map(|_seq| ())
+    }
+
+    /// Neither was something refused that must be stored before, nor is room about to run out.
+    fn may_store_later(&self) -> bool {
+        let refused = self.progress.borrow().stuck.is_some_and(|error| !error.is_transient());
+        let (written, _dirty) = self.buffer.written();
+        !refused && self.room.lock().is_plenty(written)
+    }
+
+    /// Asks what is free, unless that was done a moment ago.
+    async fn look_at_room(&self) {
+        let _asking = self.asking.lock().await;
+        let now = Instant::now();
+        if !self.room.lock().is_old(now) {
+            return;
+        }
+        let (written, dirty) = self.buffer.written();
+        let free = tokio::time::timeout(ANSWER_WAIT, self.free_space(dirty)).await;
+        self.room.lock().learn(now, free.ok().and_then(Result::ok), written.saturating_sub(dirty));
+    }
+
+    /// What is free. What a data daemon that is away has room for counts where that decides: writes wait for it.
+    async fn free_space(&self, dirty: u64) -> FsResult<u64> {
+        let available = self.meta.statfs().await?.available;
+        if is_plenty(available, dirty) {
+            return Ok(available);
+        }
+        Ok(available.saturating_add(self.meta.away().await?.unwrap_or(u64::MAX)))
+    }
+
+    /// Waits until a block that was refused should be sent again, at most for `pause`. A full disk is sent it sooner when
+    /// room has come.
+    pub(super) async fn pause_after(&self, segment: u64, refused: Option<Refused>, pause: Duration) {
+        let end = Instant::now() + pause;
+        let mut refused = refused;
+        while Instant::now() < end && self.buffer.is_live(segment) {
+            tokio::time::sleep_until(end.min(Instant::now() + LOOK_EVERY).into()).await;
+            let Some(refused) = &mut refused else { continue };
+            self.look_at_room().await;
+            if refused.may_fit(self.room.lock().free()) {
+                return;
+            }
+        }
+    }
+}
