@@ -326,10 +326,10 @@ fn no_flipped_bit_loses_an_entry_silently() {
     let (mut same, mut refused) = (0, 0);
     for name in &names {
         let whole = disk.map(name).unwrap().to_vec();
-        for at in 0..whole.len() {
+        for (at, byte) in whole.iter().enumerate() {
             // A copy: a recovery changes what it takes for torn.
             let disk = disk.power_cycle(0);
-            disk.corrupt(name, at, &[whole[at] ^ 1 << (at % 8)]);
+            disk.corrupt(name, at, &[byte ^ 1 << (at % 8)]);
             match read(&disk) {
                 Ok((_, entries)) => {
                     same += 1;
