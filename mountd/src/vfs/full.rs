@@ -7,7 +7,7 @@ use super::handle::File;
 use super::inode::State;
 use super::room::{Refused, is_plenty};
 use crate::client::{DataClient, MetaClient};
-use cairn_common::error::FsResult;
+use cairn_common::error::{FsError, FsResult};
 use std::time::{Duration, Instant};
 
 /// How long the servers have to say what is free: who closes a file does not need them otherwise.
@@ -31,7 +31,8 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         !dirty || (!must_ask && self.may_store_later())
     }
 
-    /// Stores what a closed handle's file has, unless that certainly can be done later.
+    /// Stores what a closed handle's file has, unless that certainly can be done later. Servers that are away are waited for
+    /// a while only: whoever closes may be who starts them again.
     ///
     /// # Errors
     /// It could not be stored.
@@ -40,7 +41,12 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         if self.may_store_later() {
             return Ok(());
         }
-        self.while_answered(self.flush_inode(file.inode.ino)).await.map(|_seq| ())
+        let stored = self.while_progress(self.flush_inode(file.inode.ino));
+        match self.while_answered(stored).await {
+            // It waits for them in memory, as it does while there is plenty of room.
+            Ok(_) | Err(FsError::Unavailable) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Neither was something refused that must be stored before, nor is room about to run out.

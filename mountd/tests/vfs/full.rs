@@ -86,6 +86,23 @@ async fn near_the_end_a_close_waits_until_the_file_is_stored() {
     mount.vfs.shutdown().await.unwrap();
 }
 
+/// Whoever closes it may be the shell that is to start them again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn near_the_end_a_close_waits_a_while_for_servers_that_do_nothing() {
+    let mount = Mount::lazy();
+    let (ino, fh) = mount.named("f").await;
+    mount.free(1 << 20);
+    let put = Arc::clone(&mount.data.held).lock_owned().await;
+    mount.write(ino, fh, 0, &[7; SIZE]).await.unwrap();
+    let flush = tokio::time::timeout(Duration::from_secs(30), mount.flush(ino, fh));
+    assert_eq!(flush.await, Ok(Ok(())), "it goes on without them");
+    assert!(mount.data.blocks.lock().is_empty());
+    drop(put);
+    mount.fsync(ino, fh).await.unwrap();
+    assert_eq!(mount.stored(ino), [7; SIZE]);
+    mount.vfs.shutdown().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_room_a_close_waits_for_nobody() {
     let mount = Mount::lazy();
