@@ -78,7 +78,12 @@ impl Cluster {
             return Err(FsError::WrongPeer);
         }
         let node = match known {
-            Some(row) if row.address == request.address => row.node,
+            Some(row) if row.address == request.address => {
+                let node = row.node;
+                // It may be known for a moment only: this may be the second call, as no answer came to the first.
+                self.machine.sync(self.machine.progress().applied).await?;
+                node
+            }
             _ => self.log_registration(request).await?,
         };
         let report_every_ms = u64::try_from(REPORT_EVERY.as_millis()).unwrap_or(u64::MAX);
@@ -232,7 +237,47 @@ fn sum<'a>(stats: impl Iterator<Item = (&'a DataStat, bool)>) -> Space {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
     use super::*;
+    use crate::disk::sim::SimDisk;
+    use crate::meta::machine::{Birth, MachineConfig};
+    use cairn_common::attr::Timestamp;
+    use cairn_common::ids::ClusterId;
+    use futures::FutureExt;
+    use std::pin::pin;
+    use std::sync::Arc;
+
+    /// Nothing becomes durable by itself.
+    fn machine() -> Machine {
+        let config = MachineConfig {
+            segment_bytes: 8 << 10,
+            reserve_bytes: 0,
+            cache_bytes: 1 << 20,
+            threads: false,
+            ..MachineConfig::default()
+        };
+        let birth = Birth { cluster: ClusterId(5), time: Timestamp { secs: 1, nanos: 0 } };
+        Machine::open_on(Arc::new(SimDisk::new()), None, config, &birth).unwrap()
+    }
+
+    /// Found by the simulation: the second call was answered by what the first had done, before that was durable. Power went,
+    /// and a daemon that had written its number down was refused for ever.
+    #[tokio::test]
+    async fn a_daemon_that_registers_twice_is_told_a_number_that_lasts() {
+        let machine = machine();
+        let cluster = Cluster::new(machine.clone());
+        let request = RegisterRequest { node: None, identity: 7, address: "here:1".into() };
+        let (mut first, mut second) =
+            (pin!(cluster.register(request.clone())), pin!(cluster.register(request.clone())));
+        assert!(first.as_mut().now_or_never().is_none());
+        assert!(second.as_mut().now_or_never().is_none(), "its number is not durable yet");
+        machine.sync_log();
+        let node = first.await.unwrap().node;
+        assert_eq!(second.await.unwrap().node, node);
+        // When nothing is to be made durable, it is answered at once.
+        let again = RegisterRequest { node: Some(node), ..request };
+        assert_eq!(cluster.register(again).now_or_never().unwrap().unwrap().node, node);
+    }
 
     #[test]
     fn room_on_a_daemon_that_is_away_is_not_free() {

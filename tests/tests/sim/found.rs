@@ -59,6 +59,13 @@ fn what_had_failed_is_done_later() {
     run_seed(290);
 }
 
+/// The second registration of a data daemon was answered by the first, before that was durable; the power went, and the daemon with
+/// its number was refused for ever.
+#[test]
+fn a_registration_that_is_repeated() {
+    run_seed(3146);
+}
+
 /// Each copy of a put that failed was repeated by itself, until a daemon could hold no more of them: in the simulation.
 #[test]
 fn puts_that_multiply() {
