@@ -36,7 +36,7 @@ use trace::Trace;
 use world::World;
 
 /// Seeds of a usual run, from 0 on; [`ROUNDS_WANTED`] and [`FIRST`] say otherwise.
-const ROUNDS: u64 = 1200;
+const ROUNDS: u64 = 1100;
 /// Beside them, so many that no run had before.
 const FRESH: u64 = 300;
 const ROUNDS_WANTED: &str = "CAIRN_SIM_ROUNDS";

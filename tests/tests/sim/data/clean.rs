@@ -109,7 +109,8 @@ impl World {
     pub(super) fn plan_clean(&mut self, at: usize, most: Micros) {
         let Some(running) = self.datas[at].running.as_ref() else { return };
         let pass = running.cleaning.pass;
-        let after = self.rng.random_range(0..most);
+        // Many daemons together look as often as one.
+        let after = self.rng.random_range(0..most * self.plan.datas as u64);
         self.data_timer(at, after, DataTimer::Clean(pass));
     }
 

@@ -13,7 +13,7 @@ use std::mem::take;
 use std::time::{Duration, Instant};
 
 /// Between two looks.
-const EVERY: Micros = 6 * SECOND;
+const EVERY: Micros = 8 * SECOND;
 /// As the daemon's hour: what is under way when it is looked at what cleaning stored, has come by then.
 const GRACE: Duration = Duration::from_secs(10);
 /// The same at the end of a run, when nothing takes long any more.
