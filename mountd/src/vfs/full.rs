@@ -11,7 +11,7 @@ use cairn_common::error::{FsError, FsResult};
 use std::time::{Duration, Instant};
 
 /// How long the servers have to say what is free: who closes a file does not need them otherwise.
-const ANSWER_WAIT: Duration = Duration::from_millis(200);
+const ANSWER_WAIT: Duration = Duration::from_millis(500);
 /// How often it is looked whether a block that was refused has room, or is needed no more.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -31,8 +31,8 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         !dirty || (!must_ask && self.may_store_later())
     }
 
-    /// Stores what a closed handle's file has, unless that certainly can be done later. Servers that are away are waited for
-    /// a while only: whoever closes may be who starts them again.
+    /// Stores what a closed handle's file has, unless that certainly can be done later, or the servers are away: whoever closes
+    /// may be who starts them again, a shell that closes the same file once for each program.
     ///
     /// # Errors
     /// It could not be stored.
@@ -43,14 +43,17 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         }
         let stored = self.while_progress(self.flush_inode(file.inode.ino));
         match self.while_answered(stored).await {
-            // It waits for them in memory, as it does while there is plenty of room.
+            // They have gone away meanwhile. It waits for them in memory, as it does while there is plenty of room.
             Ok(_) | Err(FsError::Unavailable) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Neither was something refused that must be stored before, nor is room about to run out.
+    /// Neither was something refused that must be stored before, nor is room about to run out; or nobody knows now.
     fn may_store_later(&self) -> bool {
+        if self.room.lock().is_silent() {
+            return true;
+        }
         let refused = self.progress.borrow().stuck.is_some_and(|error| !error.is_transient());
         let (written, _dirty) = self.buffer.written();
         !refused && self.room.lock().is_plenty(written)

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 /// How long a figure counts.
 const FRESH: Duration = Duration::from_secs(1);
+/// When servers that did not answer are asked again.
+const SILENT: Duration = Duration::from_secs(5);
 /// So much is left to what other mounts, and daemons before their next report, have stored meanwhile: another mount's whole buffer.
 const MARGIN: u64 = 256 << 20;
 
@@ -17,6 +19,8 @@ pub struct Room {
     asked: Option<Instant>,
     /// `None`: the servers have not told.
     known: Option<Figure>,
+    /// They did not answer when they were asked last.
+    is_silent: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,13 +34,21 @@ impl Room {
     /// It is time to ask again.
     #[must_use]
     pub fn is_old(&self, now: Instant) -> bool {
-        self.asked.is_none_or(|asked| now.duration_since(asked) >= FRESH)
+        let counts = if self.is_silent { SILENT } else { FRESH };
+        self.asked.is_none_or(|asked| now.duration_since(asked) >= counts)
     }
 
     /// What was answered to a question asked `now`, when `stored` bytes had been stored; without an answer the last one goes on to count.
     pub fn learn(&mut self, now: Instant, free: Option<u64>, stored: u64) {
         self.asked = Some(now);
+        self.is_silent = free.is_none();
         self.known = free.map(|free| Figure { free, stored }).or(self.known);
+    }
+
+    /// The servers are away, as it seems: nobody can be told by them whether there is room.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.is_silent
     }
 
     /// Whether all of what was `written` here can be promised to find room. Where nothing is known, the servers are away, and writes
@@ -112,10 +124,14 @@ mod tests {
         assert!(room.is_old(now));
         room.learn(now, Some(5), 0);
         assert!(!room.is_old(now) && room.is_old(now + FRESH));
+        assert!(!room.is_silent());
         room.learn(now + FRESH, None, 0);
-        assert!(!room.is_old(now + FRESH), "it was asked, and nobody answered");
+        assert!(room.is_silent() && !room.is_old(now + FRESH * 2), "it was asked, and nobody answered");
+        assert!(room.is_old(now + FRESH + SILENT));
         assert_eq!(room.free(), Some(5));
         assert!(!room.is_plenty(0));
+        room.learn(now + SILENT, Some(6), 0);
+        assert!(!room.is_silent());
     }
 
     #[test]

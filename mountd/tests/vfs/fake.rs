@@ -50,6 +50,8 @@ pub struct FakeMeta {
     pub full: Arc<AtomicBool>,
     /// What `statfs` says is free.
     pub available: AtomicU64,
+    /// It does not answer that.
+    pub silent: AtomicBool,
     /// Free on data daemons that are away; `u64::MAX`: on one that has not told yet.
     pub away: AtomicU64,
 }
@@ -102,6 +104,7 @@ impl FakeMeta {
             statfs: AtomicU64::new(0),
             full,
             available: AtomicU64::new(1 << 40),
+            silent: AtomicBool::new(false),
             away: AtomicU64::new(0),
         })
     }
@@ -178,6 +181,9 @@ impl MetaClient for FakeMeta {
     }
     async fn statfs(&self) -> FsResult<FsStat> {
         self.statfs.fetch_add(1, Ordering::SeqCst);
+        if self.silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         let (available, totals) = (self.available.load(Ordering::SeqCst), self.maps.lock().totals()?);
         Ok(FsStat { capacity: available, available, totals })
     }

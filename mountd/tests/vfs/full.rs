@@ -88,6 +88,26 @@ async fn near_the_end_a_close_waits_until_the_file_is_stored() {
 
 /// Whoever closes it may be the shell that is to start them again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_waits_for_no_servers_that_do_not_even_say_what_is_free() {
+    let mount = Mount::lazy();
+    let (ino, fh) = mount.named("f").await;
+    mount.free(1 << 20);
+    mount.write(ino, fh, 0, &[7; SIZE]).await.unwrap();
+    mount.flush(ino, fh).await.unwrap();
+    let puts = mount.puts();
+    mount.meta.silent.store(true, Ordering::SeqCst);
+    // What they said is known for a second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let put = Arc::clone(&mount.data.held).lock_owned().await;
+    mount.write(ino, fh, 0, &[8; SIZE]).await.unwrap();
+    mount.closes_at_once(ino, fh).await;
+    assert_eq!(mount.puts(), puts, "it was not even tried");
+    drop(put);
+    mount.vfs.shutdown().await.unwrap();
+    assert_eq!(mount.stored(ino), [8; SIZE]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn near_the_end_a_close_waits_a_while_for_servers_that_do_nothing() {
     let mount = Mount::lazy();
     let (ino, fh) = mount.named("f").await;

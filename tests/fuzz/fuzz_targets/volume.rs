@@ -59,8 +59,7 @@ fn superblock() -> Vec<u8> {
 
 /// Appends a record; most fields are the input's.
 fn record(input: &mut Input<'_>, volume: &mut Vec<u8>) {
-    let kind =
-        [RecordKind::Block, RecordKind::Block, RecordKind::Stop, RecordKind::Seal, RecordKind::Mark];
+    let kind = [RecordKind::Block, RecordKind::Block, RecordKind::Stop, RecordKind::Seal, RecordKind::Mark];
     let kind = kind[usize::from(input.u8() % 5)];
     let payload = if kind == RecordKind::Block { payload(input) } else { Vec::new() };
     let offset = volume.len() as u64;
