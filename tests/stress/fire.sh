@@ -21,8 +21,10 @@ RANDOM=$SEED
 echo "seed $SEED"
 export CAIRN_RUN_DIR=$WORK_DIR/run
 fire=$ROOT/tests/stress/fire.py
-# How long servers, and a mount, may stand still; and the longest wait until all goes on after that.
-STILL=10 ON=30
+# How long servers, and a mount, may stand still; the longest wait until all goes on after that, and beside the load of a second mount
+# (both then ask the server for each name: git needed 10 s for a commit on a busy machine). A load that only begins has no promise to
+# keep: it may take so long until nobody can believe that it still moves.
+STILL=10 ON=30 ON_BESIDE=60 BEGIN=120
 
 # ---- the load --------------------------------------------------------------------------------------------------------
 
@@ -48,12 +50,12 @@ load_start() {
     python3 "$fire" run "$dir" "$records" "$2" >"$WORK_DIR/load-$2.log" 2>&1 &
     LOAD_PID=$!
     LIB_PIDS+=("$LOAD_PID")
-    goes_on "$1" "$2"
+    goes_on "$1" "$2" "$BEGIN"
 }
-# goes_on MOUNT NAME: the load gets on in time, after ON_AFTER seconds; or what hangs is said.
+# goes_on MOUNT NAME [SECONDS]: the load gets on in time, after ON_AFTER seconds; or what hangs is said.
 goes_on() {
     local pid
-    ON_AFTER=$(python3 "$fire" goes-on "$WORK_DIR/records-$(basename "$1")" "$2" "$ON") && return
+    ON_AFTER=$(python3 "$fire" goes-on "$WORK_DIR/records-$(basename "$1")" "$2" "${3:-$ON}") && return
     for pid in "$LOAD_PID" ${MNT_A_PID:-} ${MNT_B_PID:-}; do what_hangs "$pid"; done
     cat "$WORK_DIR/load-$2.log"
     echo "$2: $ON_AFTER"
@@ -180,12 +182,12 @@ mount_still_round() {
     look_from_b "$name" $((STILL + 5)) >"$WORK_DIR/look.log" 2>&1 &
     look=$!
     LIB_PIDS+=("$look" "$stood")
-    goes_on "$MNT_B" "$name-b" || return 1
+    goes_on "$MNT_B" "$name-b" "$ON_BESIDE" || return 1
     beside=$ON_AFTER
     wait "$stood"
     kill -CONT "$MNT_A_PID"
     wait "$look" || { echo "$name: a look at its files took $(cat "$WORK_DIR/look.log") s"; return 1; }
-    goes_on "$MNT_A" "$name" || return 1
+    goes_on "$MNT_A" "$name" "$ON_BESIDE" || return 1
     load_end "$LOAD_PID" "$name-b" && no_error "$name-b" && holds "$MNT_B" "$name-b" --told || return 1
     round_ends "$name" "$load_a" || return 1
     echo "    beside it on after $beside s, a look at its files took $(cat "$WORK_DIR/look.log") s"
@@ -199,7 +201,7 @@ evict_round() {
     pause 999
     kill -STOP "$MNT_A_PID"
     took=$(look_from_b "$name" $((EVICTED + 3))) || { echo "$name: a look at its files took $took s"; return 1; }
-    goes_on "$MNT_B" "$name-b" || return 1
+    goes_on "$MNT_B" "$name-b" "$ON_BESIDE" || return 1
     kill -CONT "$MNT_A_PID"
     # Files that were open are lost to its programs; the mount itself goes on.
     load_end "$load_a" "$name" || return 1
