@@ -427,8 +427,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
 
     /// A segment could not be stored (yet): every file in it is told, and who waits.
     fn store_failed(&self, sealed: &Sealed, error: FsError) {
-        // The first time of each kind; it is tried on and on.
-        if self.progress.borrow().stuck != Some(error) {
+        if self.complaint.lock().is_news(error, Instant::now()) {
             tracing::warn!(
                 target: "cairn",
                 "written data of {} files is not stored: {error}; it is tried again and again",
@@ -473,6 +472,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
 
     fn finish(&self, sealed: &Sealed) {
         self.buffer.finish(sealed.segment);
+        self.complaint.lock().goes_on();
         self.progress.send_modify(|progress| {
             progress.done = sealed.segment;
             progress.stuck = None;

@@ -28,15 +28,24 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
     pub(super) fn closes_at_once(&self, file: &File, state: &State) -> bool {
         let dirty = file.writable && !state.unlinked && state.dirty.has_unstored();
         let must_ask = dirty && self.room.lock().is_old(Instant::now());
-        !dirty || (!must_ask && self.may_store_later())
+        !dirty || (!self.has_given_up() && !must_ask && self.may_store_later())
+    }
+
+    /// `soft`: the servers have been silent for so long that programs get errors, until something is stored again.
+    fn has_given_up(&self) -> bool {
+        self.progress.borrow().stuck == Some(FsError::TimedOut)
     }
 
     /// Stores what a closed handle's file has, unless that certainly can be done later, or the servers are away: whoever closes
     /// may be who starts them again, a shell that closes the same file once for each program.
     ///
     /// # Errors
-    /// It could not be stored.
+    /// It could not be stored. `TimedOut`: this mount has given the servers up; blocks go a few at a time, so the file's own
+    /// may not even have been tried, but whoever closes it is not led to believe that it is stored.
     pub(super) async fn store_at_close(&self, file: &File) -> FsResult<()> {
+        if self.has_given_up() {
+            return Err(FsError::TimedOut);
+        }
         self.look_at_room().await;
         if self.may_store_later() {
             return Ok(());

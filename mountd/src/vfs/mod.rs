@@ -4,6 +4,7 @@
 pub mod atime;
 pub mod attr;
 pub mod away;
+pub mod complaint;
 pub mod dirs;
 pub mod events;
 pub mod file_locks;
@@ -37,6 +38,7 @@ use cairn_common::attr::{Attr, Caller};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, Seq};
 use cairn_common::namespace::op::{OpBody, OpReply};
+use complaint::Complaint;
 use dirs::Dirs;
 use flush::Progress;
 use handle::{File, HandleTable};
@@ -126,6 +128,8 @@ pub struct Vfs<M, D> {
     closed: Mutex<LruCache<Ino, u64>>,
     progress: watch::Sender<Progress>,
     room: Mutex<Room>,
+    /// What the log has said of data that is not stored.
+    complaint: Mutex<Complaint>,
     /// Held by who asks for the free space.
     asking: tokio::sync::Mutex<()>,
     /// Writers that wait for memory, in order.
@@ -169,6 +173,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             closed: Mutex::new(LruCache::new(CLOSED_REMEMBERED)),
             progress: watch::Sender::new(Progress::default()),
             room: Mutex::default(),
+            complaint: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
             writers: tokio::sync::Mutex::new(()),
             commits: AtomicU64::new(0),

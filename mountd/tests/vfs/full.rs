@@ -232,3 +232,25 @@ async fn a_full_metadata_disk_is_told_at_close_too() {
     eventually(|| mount.stored(ino) == [7; SIZE]).await;
     mount.vfs.shutdown().await.unwrap();
 }
+
+/// `soft`: a few blocks are tried at a time; what waits behind them is no more stored than they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_closes_a_file_while_the_mount_has_given_the_servers_up_is_told_though_its_block_was_never_tried()
+{
+    let mount = Mount::lazy();
+    let (first, first_fh) = mount.named("first").await;
+    let (next, next_fh) = mount.named("next").await;
+    mount.free(1 << 40);
+    *mount.data.failures.lock() = vec![FsError::TimedOut; 1000];
+    mount.write(first, first_fh, 0, &[1; SIZE]).await.unwrap();
+    assert_eq!(mount.fsync(first, first_fh).await, Err(FsError::TimedOut));
+    mount.write(next, next_fh, 0, &[2; SIZE]).await.unwrap();
+    assert_eq!(mount.flush(next, next_fh).await, Err(FsError::TimedOut));
+    let clean = mount.named("clean").await;
+    assert_eq!(mount.flush(clean.0, clean.1).await, Ok(()), "it has nothing to store");
+    mount.data.failures.lock().clear();
+    eventually(|| mount.stored(first) == [1; SIZE]).await;
+    mount.closes_at_once(next, next_fh).await;
+    mount.vfs.shutdown().await.unwrap();
+    assert_eq!(mount.stored(next), [2; SIZE]);
+}
