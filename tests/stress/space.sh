@@ -73,7 +73,14 @@ rm -r "$MNT_A/small"
 below $((empty + 12)) "nothing"
 
 # ---- the metadata ----------------------------------------------------------------------------------------------------
-# Its tables keep what they have grown to, and use it again (docs/formats/metadata.md): what comes and goes does not add up.
+# Its tables are written anew when little is left in them, after one of the next checkpoints: these come a minute after a change.
+small_meta() { [ "$(meta_kib .)" -le $((empty_meta * 105 / 100)) ]; }
+tables=$(meta_kib tables) what="nothing: metadata as small as empty and a twentieth"
+[ "$tables" -gt 8000 ] || fail "40,000 files leave tables of $tables KiB only"
+if wait_until 150 small_meta; then ok "$what: tables of $(meta_kib tables) KiB, $tables before"; else
+    fail "$what: $(meta_kib .) KiB, empty $empty_meta"
+fi
+# Smaller ones are used again: what comes and goes does not add up.
 # A clean stop ends with a checkpoint.
 checkpoint() { stop "$META_PID" && meta_start || fail "the metadata daemon does not end or come back"; }
 # Files without names go a second later.

@@ -62,10 +62,10 @@ impl Shared {
 
     /// Makes a checkpoint of what is applied now, unless the machine has failed.
     pub fn checkpoint(self: &Arc<Shared>) {
-        let store = self.store.lock();
+        let mut store = self.store.lock();
         // The failure is known before another can have the store.
         let _panicked = FailOnPanic(self);
-        let Some(store) = store.as_ref() else { return };
+        let Some(store) = store.as_mut() else { return };
         let frozen = self.freeze(&mut self.core.lock());
         // Who submitted while we held the core relies on us, also if the machine has just failed.
         self.drain();
@@ -75,6 +75,7 @@ impl Shared {
         }
         self.go_on();
         self.forget_log();
+        self.renew(store);
         self.measure(store);
     }
 
@@ -118,6 +119,7 @@ impl Shared {
         core.abandon();
         drop(core);
         self.log.close();
+        self.renewal.lock().forget();
         // Dropped unless closed: then the file stays at its last checkpoint.
         if let Some(applied) = made {
             store.close();
@@ -162,7 +164,7 @@ impl Shared {
         }
     }
 
-    fn thaw(&self, core: &mut Core, base: Arc<Base>, applied: LogIndex) {
+    pub(super) fn thaw(&self, core: &mut Core, base: Arc<Base>, applied: LogIndex) {
         let Some(view) = core.view.as_mut() else { return };
         view.thaw(base);
         let mut published = self.published.write();

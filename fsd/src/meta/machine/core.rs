@@ -5,6 +5,7 @@
 //! idle machine answers without any hand-over between threads. Those who come meanwhile only queue up.
 
 use super::published::Published;
+use super::renew::Renewal;
 use super::room::{Room, Waiting};
 use crate::disk::Disk;
 use crate::meta::apply::{self, Admission, Applied, Command, Fatal, Reply, Sessions};
@@ -80,7 +81,7 @@ pub struct Shared {
     pub disk: Arc<dyn Disk>,
     /// `None` after the shutdown. Held as long as a checkpoint runs.
     pub store: Mutex<Option<Store>>,
-    /// Lock order: store, then core, then published; the queue's is taken alone.
+    /// Lock order: store, then renewal, then core, then published; the queue's is taken alone.
     pub core: Mutex<Core>,
     pub queue: Mutex<VecDeque<Submission>>,
     pub published: RwLock<Published>,
@@ -91,6 +92,7 @@ pub struct Shared {
     pub checkpoint_wanted: Condvar,
     /// Before then nobody measures what is free in the tables' file.
     pub next_measure: Mutex<Option<Instant>>,
+    pub renewal: Mutex<Renewal>,
     /// Why the tables can't be read any more, if they can't.
     pub tables_failure: ReadFailure,
     pub runtime: tokio::runtime::Handle,

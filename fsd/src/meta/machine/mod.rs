@@ -18,6 +18,7 @@ mod checkpoint;
 mod core;
 mod open;
 mod published;
+mod renew;
 mod room;
 
 #[cfg(test)]
@@ -64,6 +65,8 @@ pub struct MachineConfig {
     /// Commands and operations that grow the state are refused with `NoSpace` when the disk has less than
     /// this left. The rest is for those that remove, and for checkpoints.
     pub reserve_bytes: u64,
+    /// The tables are written anew when so many bytes of their file, and half of it, hold nothing.
+    pub slack_bytes: u64,
     /// Threads of its own sync the log and make checkpoints. Without them nothing happens by itself: whoever has the
     /// machine calls [`Machine::sync_log`] and [`Machine::checkpoint`], as a simulation does.
     pub threads: bool,
@@ -78,6 +81,7 @@ impl Default for MachineConfig {
             checkpoint_after: Duration::from_secs(60),
             sync_after: Duration::from_secs(1),
             reserve_bytes: 128 << 20,
+            slack_bytes: 2 << 20,
             threads: true,
         }
     }

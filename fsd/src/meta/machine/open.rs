@@ -11,6 +11,7 @@
 use super::checkpoint;
 use super::core::{CheckpointState, Core, Shared, apply_all};
 use super::published::Published;
+use super::renew::Renewal;
 use super::room::Room;
 use super::{Machine, MachineConfig, OpenError, Owned};
 use crate::disk::{Disk, RealDisk};
@@ -108,6 +109,7 @@ impl Machine {
             checkpoints: Mutex::new(CheckpointState { log_bytes: replayed, ..CheckpointState::default() }),
             checkpoint_wanted: Condvar::new(),
             next_measure: Mutex::default(),
+            renewal: Mutex::new(Renewal::new(config.slack_bytes)),
             tables_failure,
             runtime: tokio::runtime::Handle::current(),
             checkpoint_bytes: config.checkpoint_bytes,

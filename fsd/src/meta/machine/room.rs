@@ -4,8 +4,9 @@
 //! pages from before are free only after it. On a disk that fills up, checkpoints are therefore made as small
 //! as what is free asks for: otherwise removing a tree could use up the very space that it makes.
 //!
-//! The tables' file does not become shorter. What it has free inside counts as free too, or a disk that was full
-//! would stay so for ever; finding out how much reads the whole file, so that is done only when it matters.
+//! The tables' file does not become shorter by itself, and is not written anew (see [`super::renew`]) where there is no room for that. What it
+//! has free inside counts as free too, or a disk that was full would stay so for ever; finding out how much reads the whole file, so that is
+//! done only when it matters.
 
 /// How many bytes of log may pass between two looks at the free space.
 const LOOK_EVERY: u64 = 1 << 20;

@@ -93,7 +93,8 @@ struct State {
 }
 
 impl Backend {
-    pub fn open(files: Files, severed: Severed) -> io::Result<Backend> {
+    /// The first failed read is told to `failure`.
+    pub fn open(files: Files, severed: Severed, failure: ReadFailure) -> io::Result<Backend> {
         let length = files.tables.len()?;
         let header = Header::read(&*files.tables, length)?;
         let (sums, learning) = match load(&*files.sums, length, header.durable)? {
@@ -103,7 +104,7 @@ impl Backend {
             Err(why) => (Sums::unknown(units(length)?), Some(why)),
         };
         let state = Mutex::new(State { sums, header, learning });
-        Ok(Backend(Arc::new(Inner { files, severed, failure: ReadFailure::default(), state })))
+        Ok(Backend(Arc::new(Inner { files, severed, failure, state })))
     }
 
     /// Why all must be verified now, if it must.

@@ -7,6 +7,7 @@ use cairn_common::error::FsResult;
 use redb::{AccessGuard, Key, ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
 use smallvec::SmallVec;
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// A value that redb holds in its cache.
 pub type Stored = AccessGuard<'static, Value>;
@@ -18,12 +19,15 @@ pub type StoredRows = Box<dyn Iterator<Item = FsResult<(RowKey, Stored)>>>;
 /// See the module.
 pub struct Base {
     tables: Vec<Box<dyn Readable>>,
+    /// Tells the store that it is read.
+    _reads: Arc<()>,
 }
 
 impl Base {
-    pub fn open(txn: &ReadTransaction) -> Result<Base, redb::TableError> {
+    /// `reads` lives as long as the base.
+    pub fn open(txn: &ReadTransaction, reads: Arc<()>) -> Result<Base, redb::TableError> {
         let tables = Table::ALL.into_iter().map(|table| open_one(txn, table));
-        Ok(Base { tables: tables.collect::<Result<_, _>>()? })
+        Ok(Base { tables: tables.collect::<Result<_, _>>()?, _reads: reads })
     }
 
     pub fn get(&self, table: Table, key: &[u8]) -> FsResult<Option<Stored>> {

@@ -1,7 +1,7 @@
 //! What the disk changes or loses below the tables: rows are read as they were written, or not at all.
 #![allow(clippy::unwrap_used, reason = "tests panic on purpose")]
 
-use super::backend::{Backend, Severed, Unknown};
+use super::backend::{Backend, ReadFailure, Severed, Unknown};
 use super::schema::Table;
 use super::store::{Store, StoreError};
 use super::sums::SECTOR;
@@ -32,7 +32,7 @@ fn open(disk: &SimDisk) -> Result<Store, StoreError> {
 
 /// Why a start would have to verify everything.
 fn learning(disk: &SimDisk) -> Option<Unknown> {
-    Backend::open(Files::open(disk).unwrap(), Severed::default()).unwrap().learning()
+    Backend::open(Files::open(disk).unwrap(), Severed::default(), ReadFailure::default()).unwrap().learning()
 }
 
 fn rows(store: &Store) -> Rows {

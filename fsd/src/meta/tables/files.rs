@@ -31,6 +31,17 @@ impl Files {
         disk.sync_dir()
     }
 
+    /// Removes what [`Files::create`] has made, and nobody has published.
+    pub fn abandon(disk: &dyn Disk) -> io::Result<()> {
+        for name in [SUMS, TABLES] {
+            match disk.remove(&format!("{name}{TEMPORARY}")) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Those that are there. Checksums that are missing begin empty.
     pub fn open(disk: &dyn Disk) -> io::Result<Files> {
         let tables = disk.open(TABLES)?;

@@ -35,6 +35,9 @@ pub struct Store {
     db: Contained,
     backend: Backend,
     severed: Severed,
+    cache_bytes: usize,
+    /// Each base that is read has one of these, too.
+    reads: Arc<()>,
     closed: bool,
 }
 
@@ -42,10 +45,15 @@ impl Store {
     /// Opens the database in `files`, or begins one if they are empty. Without checksums that fit it reads the whole
     /// database first, and makes them.
     pub fn open(files: Files, cache_bytes: usize) -> Result<Store, StoreError> {
+        Store::open_with(files, cache_bytes, ReadFailure::default())
+    }
+
+    fn open_with(files: Files, cache_bytes: usize, failure: ReadFailure) -> Result<Store, StoreError> {
         let severed = Severed::default();
-        let backend = Backend::open(files, severed.clone()).map_err(redb::StorageError::Io)?;
+        let backend = Backend::open(files, severed.clone(), failure).map_err(redb::StorageError::Io)?;
         let db = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend.clone())?;
-        let mut store = Store { db: Contained(Some(db)), backend, severed, closed: false };
+        let (db, reads) = (Contained(Some(db)), Arc::default());
+        let mut store = Store { db, backend, severed, cache_bytes, reads, closed: false };
         store.learn()?;
         Ok(store)
     }
@@ -109,7 +117,7 @@ impl Store {
         for table in Table::ALL {
             with_definition!(table, definition => drop(txn.open_table(definition).map_err(failed)?));
         }
-        commit(txn, &state)?;
+        commit(txn, &state).map_err(failed)?;
         let mut tx = Tx::new(View::new(self.base()?), state);
         fill(&mut tx)?;
         let (state, mut view) = tx.finish();
@@ -119,7 +127,34 @@ impl Store {
     /// The tables as of the last checkpoint.
     pub fn base(&self) -> FsResult<Arc<Base>> {
         let txn = self.db.begin_read().map_err(failed)?;
-        Ok(Arc::new(Base::open(&txn).map_err(failed)?))
+        Ok(Arc::new(Base::open(&txn, Arc::clone(&self.reads)).map_err(failed)?))
+    }
+
+    /// Somebody has a [`Store::base`] of this store.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        Arc::strong_count(&self.reads) > 1
+    }
+
+    /// Rows of all tables, as of the last checkpoint.
+    pub fn rows(&self) -> FsResult<u64> {
+        let base = self.base()?;
+        Table::ALL.into_iter().map(|table| base.len(table)).sum()
+    }
+
+    /// The tables as of the last checkpoint in new, empty `files`, durably: a store that tells the same as this one when
+    /// reading fails. Blocks while it reads all of them.
+    pub fn copy_to(&self, files: Files) -> Result<Store, StoreError> {
+        let (state, _sessions) = self.load()?;
+        let unreadable = |error| StoreError(format!("they can't be read: {error}"));
+        let base = self.base().map_err(unreadable)?;
+        let copy = Store::open_with(files, self.cache_bytes, self.read_failure())?;
+        let txn = copy.db.begin_write()?;
+        for table in Table::ALL {
+            with_definition!(table, definition => copy_rows(&txn, definition, &base, table)?);
+        }
+        commit(txn, &state)?;
+        Ok(copy)
     }
 
     /// Makes `rows` durable together with the state that they lead to; answers the tables with them.
@@ -129,7 +164,7 @@ impl Store {
         for table in Table::ALL.into_iter().filter(|table| !rows.is_untouched(*table)) {
             with_definition!(table, definition => write_rows(&txn, definition, table, rows)?);
         }
-        commit(txn, state)?;
+        commit(txn, state).map_err(failed)?;
         self.base()
     }
 
@@ -145,8 +180,12 @@ impl Store {
         let stats = txn.stats().map_err(failed)?;
         txn.abort().map_err(failed)?;
         let used = stats.allocated_pages().saturating_mul(stats.page_size() as u64);
-        let allocated = self.backend.allocated().map_err(|error| failed(redb::StorageError::Io(error)))?;
-        Ok(allocated.saturating_sub(used))
+        Ok(self.allocated_bytes()?.saturating_sub(used))
+    }
+
+    /// Bytes of the disk that the file takes.
+    pub fn allocated_bytes(&self) -> FsResult<u64> {
+        self.backend.allocated().map_err(|error| failed(redb::StorageError::Io(error)))
     }
 
     /// Marks the file as cleanly closed. Only right after a checkpoint.
@@ -200,12 +239,27 @@ fn write_rows<K: Key + 'static>(
     Ok(())
 }
 
-fn commit(mut txn: WriteTransaction, state: &State) -> FsResult<()> {
+fn copy_rows<K: Key + 'static>(
+    txn: &WriteTransaction,
+    definition: TableDefinition<'static, K, Value>,
+    base: &Base,
+    table: Table,
+) -> Result<(), StoreError> {
+    let unreadable = |error| StoreError(format!("they can't be read: {error}"));
+    let mut copied = txn.open_table(definition)?;
+    for row in base.range(table, ALL, false).map_err(unreadable)? {
+        let (key, value) = row.map_err(unreadable)?;
+        copied.insert(K::from_bytes(&key), value.value())?;
+    }
+    Ok(())
+}
+
+fn commit(mut txn: WriteTransaction, state: &State) -> Result<(), redb::Error> {
     // The allocator's state is stored too, so that opening after a crash needs no scan of the file.
     txn.set_quick_repair(true);
     {
-        let mut table = txn.open_table(META).map_err(failed)?;
-        table.insert(STATE, values::encode_state(state).as_slice()).map_err(failed)?;
+        let mut table = txn.open_table(META)?;
+        table.insert(STATE, values::encode_state(state).as_slice())?;
     }
-    txn.commit().map_err(failed)
+    Ok(txn.commit()?)
 }

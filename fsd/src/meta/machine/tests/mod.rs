@@ -9,6 +9,7 @@ mod decided_later;
 mod faults;
 mod full;
 pub mod random;
+mod renew;
 mod slow_checkpoint;
 mod twin;
 
