@@ -139,6 +139,8 @@ fn config() -> MachineConfig {
         cache_bytes: 1 << 20,
         segment_bytes: 8 << 10,
         reserve_bytes: RESERVE,
+        // As soon as half of their file holds nothing.
+        slack_bytes: 0,
         threads: false,
         ..MachineConfig::default()
     }
