@@ -69,14 +69,15 @@ if wait "$watcher"; then ok "all was right while they were moved, $(cat "$WORK_D
 fsck_finds_nothing "after removing nine of ten"
 
 # ---- all of it -------------------------------------------------------------------------------------------------------
+tables=$(meta_kib tables)
 rm -r "$MNT_A/small"
 below $((empty + 12)) "nothing"
 
 # ---- the metadata ----------------------------------------------------------------------------------------------------
 # Its tables are written anew when little is left in them, after one of the next checkpoints: these come a minute after a change.
 small_meta() { [ "$(meta_kib .)" -le $((empty_meta * 105 / 100)) ]; }
-tables=$(meta_kib tables) what="nothing: metadata as small as empty and a twentieth"
-[ "$tables" -gt 8000 ] || fail "40,000 files leave tables of $tables KiB only"
+what="nothing: metadata as small as empty and a twentieth"
+[ "$tables" -gt 8000 ] || fail "40,000 files have tables of $tables KiB only"
 if wait_until 150 small_meta; then ok "$what: tables of $(meta_kib tables) KiB, $tables before"; else
     fail "$what: $(meta_kib .) KiB, empty $empty_meta"
 fi
