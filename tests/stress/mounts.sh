@@ -109,13 +109,15 @@ if try defaults "$prefix/sbin/cairn-mountd" "$src" "$mnt" -o ro,defaults; then
 fi
 
 # refused NAME TEXT COMMAND...: the command fails with one line that has the text, and nothing is mounted.
+# Others may mount and unmount meanwhile.
+ours() { grep -c " $WORK_DIR/" /proc/self/mounts || true; }
 refused() {
     local name=$1 text=$2 before
     shift 2
-    before=$(grep -c . /proc/self/mounts)
+    before=$(ours)
     if timeout 60 "$@" >"$WORK_DIR/err" 2>&1; then fail "$name was accepted"; return; fi
     grep -q -- "$text" "$WORK_DIR/err" && [ "$(wc -l <"$WORK_DIR/err")" = 1 ] && ok "$name is refused" || fail "$name: $(cat "$WORK_DIR/err")"
-    [ "$(grep -c . /proc/self/mounts)" = "$before" ] || fail "$name: something is mounted"
+    [ "$(ours)" = "$before" ] || fail "$name: something is mounted"
 }
 refused "hard=1" "'hard' takes no value" "$prefix/sbin/cairn-mountd" "$src" "$mnt" -o hard=1
 refused "a mount point that does not exist" "No such file" "$prefix/sbin/cairn-mountd" "$src" "$WORK_DIR/none"

@@ -3,7 +3,7 @@
 
 use super::acl::{self, Acl};
 use super::dentry::{self, Slot};
-use super::inode::{DIR_ENTRY_SIZE, DIR_SIZE};
+use super::inode::{self, DIR_ENTRY_SIZE, DIR_SIZE};
 use super::op::{Extent, ExtentData};
 use super::tables::{BlockUse, Dentry, HeldLock, Inode, Read, Totals};
 use crate::attr::FileKind;
@@ -16,6 +16,8 @@ pub trait Inventory: Read {
     fn all_inodes(&self, visit: &mut dyn FnMut(Inode)) -> FsResult<()>;
     fn all_blocks(&self, visit: &mut dyn FnMut(BlockRef, BlockUse)) -> FsResult<()>;
     fn all_orphans(&self, visit: &mut dyn FnMut(Ino)) -> FsResult<()>;
+    /// Whether a block is in the delete queue.
+    fn is_dead(&self, block: BlockRef) -> FsResult<bool>;
     /// Inodes that have rows in the tables of entries, extents, extended attributes or locks.
     fn all_owners(&self, visit: &mut dyn FnMut(Ino)) -> FsResult<()>;
 }
@@ -37,6 +39,8 @@ macro_rules! rules {
 
 rules! {
     Root,
+    /// An operation would take it.
+    EntryName,
     /// A search for the name of an entry ends at this entry.
     EntryFound,
     /// An entry names an inode, and says its kind.
@@ -50,7 +54,11 @@ rules! {
     ExtentsApart,
     ExtentsInFile,
     Allocated,
+    /// A symbolic link is as long as its target, and nothing else has one.
+    SymlinkIsTarget,
     AclIsMode,
+    /// Only directories have one, and it is one.
+    DefaultAcl,
     LockRange,
     LocksExclude,
     LinkCount,
@@ -67,6 +75,8 @@ rules! {
     OwnerExists,
     LiveBytes,
     BlockKnown,
+    /// What files have is not about to be deleted.
+    UsedIsKept,
     Totals,
 }
 
@@ -88,7 +98,8 @@ pub(super) fn findings<T: Inventory + ?Sized>(tables: &T) -> FsResult<Vec<Findin
     for ino in &inodes {
         checker.check_entries(tables, *ino)?;
         checker.check_extents(tables, *ino)?;
-        checker.check_acl(tables, *ino)?;
+        checker.check_acls(tables, *ino)?;
+        checker.check_target(*ino);
         checker.check_locks(*ino, &tables.locks(*ino)?);
     }
     for ino in &inodes {
@@ -144,6 +155,8 @@ impl Checker {
         let entries: Vec<Dentry> = rows.into_iter().filter(|row| row.ino != Ino(0)).collect();
         for entry in &entries {
             let place = format!("entry {:?} of {parent}", entry.name);
+            let legal = inode::check_name(&entry.name).is_ok();
+            self.expect(Rule::EntryName, legal, || format!("{place} has a name that nothing can have"));
             let findable = match dentry::find(tables, parent, &entry.name) {
                 Ok(Slot::Taken(found)) => found == *entry,
                 // Behind more others than a search looks at.
@@ -210,18 +223,36 @@ impl Checker {
         Ok(())
     }
 
-    /// Access ACL and permission bits say the same.
-    fn check_acl<T: Read + ?Sized>(&mut self, tables: &T, ino: Ino) -> FsResult<()> {
-        let Some(stored) = tables.xattr(ino, acl::ACCESS)? else {
-            return Ok(());
-        };
-        let perm = self.inodes[&ino].attr.perm;
-        let agrees = match Acl::parse(&stored) {
-            Ok(Some(mut acl)) => acl.mode() == perm & 0o777,
-            _ => false,
-        };
-        self.expect(Rule::AclIsMode, agrees, || format!("{ino}: access ACL and mode {perm:o} do not agree"));
+    /// Access ACL and permission bits say the same; a default ACL is one, of a directory.
+    fn check_acls<T: Read + ?Sized>(&mut self, tables: &T, ino: Ino) -> FsResult<()> {
+        let Inode { attr, .. } = self.inodes[&ino];
+        if let Some(stored) = tables.xattr(ino, acl::ACCESS)? {
+            let agrees = match Acl::parse(&stored) {
+                Ok(Some(mut acl)) => acl.mode() == attr.perm & 0o777,
+                _ => false,
+            };
+            self.expect(Rule::AclIsMode, agrees, || {
+                format!("{ino}: access ACL and mode {:o} do not agree", attr.perm)
+            });
+        }
+        if let Some(stored) = tables.xattr(ino, acl::DEFAULT)? {
+            let right = attr.kind == FileKind::Dir && matches!(Acl::parse(&stored), Ok(Some(_)));
+            self.expect(Rule::DefaultAcl, right, || {
+                format!("{ino}: its default ACL is none, or it is no directory")
+            });
+        }
         Ok(())
+    }
+
+    fn check_target(&mut self, ino: Ino) {
+        let Inode { attr, target, .. } = &self.inodes[&ino];
+        let right = match attr.kind {
+            FileKind::Symlink => !target.is_empty() && attr.size == target.len() as u64,
+            _ => target.is_empty(),
+        };
+        self.expect(Rule::SymlinkIsTarget, right, || {
+            format!("{ino}: the target of a symbolic link and its size or kind do not agree")
+        });
     }
 
     /// An owner's locks do not overlap; locks of different owners do not conflict.
@@ -313,6 +344,9 @@ impl Checker {
             self.block_bytes += u64::from(usage.length);
             self.expect(Rule::LiveBytes, usage.live == live && live > 0, || {
                 format!("block {block} has {live} live bytes, its row says {}", usage.live)
+            });
+            self.expect(Rule::UsedIsKept, !tables.is_dead(*block)?, || {
+                format!("block {block} is used, and waits for being deleted")
             });
         }
         let unknown: Vec<BlockRef> = self.live.keys().copied().collect();

@@ -246,8 +246,11 @@ async fn who_closes_a_file_while_the_mount_has_given_the_servers_up_is_told_thou
     assert_eq!(mount.fsync(first, first_fh).await, Err(FsError::TimedOut));
     mount.write(next, next_fh, 0, &[2; SIZE]).await.unwrap();
     assert_eq!(mount.flush(next, next_fh).await, Err(FsError::TimedOut));
-    let clean = mount.named("clean").await;
-    assert_eq!(mount.flush(clean.0, clean.1).await, Ok(()), "it has nothing to store");
+    let (little, little_fh) = mount.named("little").await;
+    mount.closes_at_once(little, little_fh).await;
+    mount.write(little, little_fh, 0, &[3; 100]).await.unwrap();
+    mount.closes_at_once(little, little_fh).await;
+    assert_eq!(mount.stored(little), [3; 100], "in the metadata");
     mount.data.failures.lock().clear();
     eventually(|| mount.stored(first) == [1; SIZE]).await;
     mount.closes_at_once(next, next_fh).await;

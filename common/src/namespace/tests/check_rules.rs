@@ -200,6 +200,14 @@ fn entry_cases() -> Vec<Case> {
             &[(Rule::EntryFound, r#"entry b"other" of 1 is not found by its name"#)],
         ),
         case(
+            "an entry has a name with a slash",
+            |tree| {
+                leave(tree, ROOT, "link");
+                enter(tree, ROOT, "li/nk", LINK);
+            },
+            &[(Rule::EntryName, r#"entry b"li/nk" of 1 has a name that nothing can have"#)],
+        ),
+        case(
             "an entry says another kind",
             |tree| {
                 let row = entry(tree, ROOT, "link");
@@ -233,7 +241,9 @@ fn directory_cases() -> Vec<Case> {
         case(
             "a link has an entry",
             |tree| {
+                let size = tree.inode(LINK).unwrap().unwrap().attr.size;
                 enter(tree, LINK, "file", FILE);
+                change(tree, LINK, |link| link.attr.size = size);
                 change(tree, FILE, |file| file.attr.nlink += 1);
             },
             &[(Rule::EntriesInDirectory, "6 is no directory, but has entries")],
@@ -393,6 +403,27 @@ fn acl_cases() -> Vec<Case> {
         ),
         case("an ACL is none", set(b"rwx"), &finds),
         case("an ACL is empty", set(b""), &finds),
+        default_acl("a default ACL is none", DIR, b"rwx"),
+        default_acl("a default ACL is empty", DIR, b""),
+        default_acl("a file has a default ACL", FILE, &extended(6, 7, 4, 1)),
+    ]
+}
+
+fn default_acl(what: &'static str, ino: Ino, value: &[u8]) -> Case {
+    let problem = format!("{ino}: its default ACL is none, or it is no directory");
+    let put = |tree: &mut Twin| tree.put_xattr(ino, b"system.posix_acl_default", value).unwrap();
+    case(what, put, &[(Rule::DefaultAcl, &problem)])
+}
+
+fn target_cases() -> Vec<Case> {
+    let wrong = |what, ino: Ino, broken: &dyn Fn(&mut Inode)| {
+        let problem = format!("{ino}: the target of a symbolic link and its size or kind do not agree");
+        case(what, |tree| change(tree, ino, broken), &[(Rule::SymlinkIsTarget, &problem)])
+    };
+    vec![
+        wrong("a link is longer than its target", LINK, &|link| link.attr.size += 1),
+        wrong("a link leads nowhere", LINK, &|link| (link.target, link.attr.size) = (Bytes::new(), 0)),
+        wrong("a file has a target", OTHER, &|file| file.target = Bytes::from_static(b"dir")),
     ]
 }
 
@@ -589,6 +620,15 @@ fn block_cases() -> Vec<Case> {
                 (Rule::BlockKnown, "block 1/2:00000007 is used, but not known"),
             ],
         ),
+        case(
+            "a block that is used is about to be deleted",
+            |tree| {
+                let usage = tree.block(BLOCK_2).unwrap().unwrap();
+                tree.queue_delete(BLOCK_2).unwrap();
+                tree.put_block(BLOCK_2, usage).unwrap();
+            },
+            &[(Rule::UsedIsKept, "block 1/2:00000007 is used, and waits for being deleted")],
+        ),
     ]
 }
 
@@ -613,6 +653,7 @@ fn cases() -> Vec<Case> {
         order_cases(),
         overflow_cases(),
         acl_cases(),
+        target_cases(),
         lock_cases(),
         link_count_cases(),
         orphan_cases(),

@@ -12,10 +12,10 @@ use std::io;
 
 /// More than a row with its share of pages takes, unless it has much data in it.
 const ROW: u64 = 512;
-/// No more than this is copied: it should take about a second, for which there is no checkpoint.
+/// No more than this is read and copied: it should take about a second, for which there is no checkpoint.
 const COPY_MAX: u64 = 64 << 20;
-/// So many times the space of the rows is needed for them at most: pages are half full where they were split last.
-const COPY_COST: u64 = 4;
+/// Keys and values take at most so many times their length: pages are half full where they were split last.
+const PAGES: u64 = 2;
 
 /// The tables' file, and what is in it.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ pub struct Footprint {
 #[derive(Debug)]
 pub struct Slack {
     least: u64,
-    /// What the file was like when it was looked at last.
+    /// The file when it was looked at last, with the most rows that it has had since.
     looked: Option<Footprint>,
 }
 
@@ -40,31 +40,27 @@ impl Slack {
         Slack { least, looked: None }
     }
 
-    /// Whether it may be worth it. To know, one has to read all that the file holds: that is done once, and again when half of the rows
-    /// are gone, or the file has become twice as large.
-    #[must_use]
-    pub fn wants_a_look(&self, now: Footprint) -> bool {
-        let is_new = |then: Footprint| {
+    /// Whether it may be worth it. To know, one has to read what the file holds: that is done once, and again when half of the
+    /// rows are gone, or the file has become twice as large.
+    pub fn wants_a_look(&mut self, now: Footprint) -> bool {
+        let is_new = self.looked.as_mut().is_none_or(|then| {
+            then.rows = then.rows.max(now.rows);
             now.rows <= then.rows / 2 || now.allocated / 2 >= then.allocated.max(self.least)
-        };
-        now.allocated >= self.least + now.rows.saturating_mul(ROW) && self.looked.is_none_or(is_new)
+        });
+        is_new && now.allocated >= self.least + now.rows.saturating_mul(ROW)
     }
 
-    /// Takes in that of this file so much holds nothing; whether that is worth a copy of the rest.
-    pub fn looked(&mut self, now: Footprint, idle: u64) -> bool {
+    /// Takes in how many bytes of keys and values there are, `None` if too many to be copied; whether a copy is worth it.
+    pub fn looked(&mut self, now: Footprint, content: Option<u64>) -> bool {
         self.looked = Some(now);
-        let used = now.allocated.saturating_sub(idle);
-        idle >= self.least && idle >= used && used <= COPY_MAX
+        let Some(needed) = content.map(|content| content * PAGES) else { return false };
+        let gain = now.allocated.saturating_sub(needed);
+        gain >= self.least && gain >= needed
     }
 
     /// It could not be done now.
     pub fn look_again(&mut self) {
         self.looked = None;
-    }
-
-    /// The file is another one.
-    pub fn renewed(&mut self, now: Footprint) {
-        self.looked = Some(now);
     }
 }
 
@@ -105,8 +101,12 @@ impl Shared {
             Ok(false) => return,
             Err(error) => return self.fail(format!("metadata tables: {error}")),
         }
-        let copy = match self.copy(store) {
-            Ok(copy) => copy,
+        let (copy, footprint) = match self.copy(store) {
+            Ok(copied) => copied,
+            // redb answers nothing more.
+            Err(error) if self.tables_failure.get().is_some() => {
+                return self.fail(format!("metadata tables: {error}"));
+            }
             Err(error) => {
                 // Nothing depends on it: they stay as large as they are.
                 tracing::warn!("metadata tables could not be written anew, to take less space: {error}");
@@ -114,12 +114,10 @@ impl Shared {
             }
         };
         // From here on it is not known which of the two a restart finds.
-        match self.switch_to(&copy) {
-            Ok(now) => renewal.slack.renewed(now),
-            Err(error) => {
-                return self.fail(format!("metadata tables: the new file can't be put in place: {error}"));
-            }
+        if let Err(error) = self.switch_to(&copy) {
+            return self.fail(format!("metadata tables: the new file can't be put in place: {error}"));
         }
+        renewal.slack.looked = Some(footprint);
         renewal.retired = Some(std::mem::replace(store, copy)).filter(Store::is_read);
     }
 
@@ -131,37 +129,40 @@ impl Shared {
         if room == 0 || !slack.wants_a_look(now) {
             return Ok(false);
         }
-        let idle = store.idle_bytes()?;
-        let used = now.allocated.saturating_sub(idle);
-        let worth_it = slack.looked(now, idle);
-        if worth_it && room < used.saturating_mul(COPY_COST) {
-            slack.look_again();
+        let content = store.content_bytes(COPY_MAX)?;
+        if !slack.looked(now, content) {
             return Ok(false);
         }
-        Ok(worth_it)
+        // redb writes a page more than once while it grows.
+        let has_room = content.is_some_and(|content| room >= 2 * PAGES * content);
+        if !has_room {
+            slack.look_again();
+        }
+        Ok(has_room)
     }
 
     /// The same tables in new files that have no names yet.
-    fn copy(&self, store: &Store) -> Result<Store, String> {
+    fn copy(&self, store: &Store) -> Result<(Store, Footprint), String> {
         let said = |error: io::Error| error.to_string();
         Files::abandon(&*self.disk).map_err(said)?;
-        let copied = Files::create(&*self.disk)
-            .map_err(said)
-            .and_then(|files| store.copy_to(files).map_err(|error| error.to_string()));
+        let copied = Files::create(&*self.disk).map_err(said).and_then(|files| {
+            let copy = store.copy_to(files).map_err(|error| error.to_string())?;
+            let footprint = footprint_of(&copy).map_err(|error| error.to_string())?;
+            Ok((copy, footprint))
+        });
         copied.inspect_err(|_| drop(Files::abandon(&*self.disk)))
     }
 
     /// Gives the copy its names, durably, and shows it to all who read from now on.
-    fn switch_to(&self, copy: &Store) -> Result<Footprint, String> {
-        Files::publish(&*self.disk).map_err(|error| error.to_string())?;
+    fn switch_to(&self, copy: &Store) -> Result<(), String> {
         let base = copy.base().map_err(|error| error.to_string())?;
+        Files::publish(&*self.disk).map_err(|error| error.to_string())?;
         let checkpoint = self.published.read().checkpoint;
         let mut core = self.core.lock();
         self.thaw(&mut core, base, checkpoint);
         // Known of the old file.
         core.room.found_idle(0);
-        drop(core);
-        footprint_of(copy).map_err(|error| error.to_string())
+        Ok(())
     }
 }
 
@@ -185,12 +186,12 @@ mod tests {
         assert!(!slack.wants_a_look(file(1, 10)), "too small");
         assert!(!slack.wants_a_look(file(100, 1_000_000)), "full of rows");
         assert!(slack.wants_a_look(file(100, 1000)));
-        assert!(slack.looked(file(100, 1000), 99 * MIB));
-        slack.renewed(file(1, 1000));
+        assert!(slack.looked(file(100, 1000), Some(MIB / 4)));
+        slack.looked = Some(file(1, 1000));
         assert!(!slack.wants_a_look(file(1, 1000)));
-        // It grows again, and is emptied again.
-        assert!(!slack.wants_a_look(file(100, 1_000_000)));
-        assert!(slack.wants_a_look(file(100, 1000)));
+        // It grows again, and is emptied again, though not to half of what was left.
+        assert!(!slack.wants_a_look(file(3, 20_000)));
+        assert!(slack.wants_a_look(file(3, 1000)));
     }
 
     #[test]
@@ -198,11 +199,12 @@ mod tests {
         let mut slack = Slack::new(2 * MIB);
         // Few rows with much data in them.
         assert!(slack.wants_a_look(file(100, 1000)));
-        assert!(!slack.looked(file(100, 1000), 49 * MIB));
-        assert!(!slack.wants_a_look(file(120, 1100)) && !slack.wants_a_look(file(100, 501)));
+        assert!(!slack.looked(file(100, 1000), Some(26 * MIB)));
+        assert!(!slack.wants_a_look(file(120, 1000)) && !slack.wants_a_look(file(100, 501)));
         assert!(slack.wants_a_look(file(100, 500)) && slack.wants_a_look(file(200, 1000)));
-        assert!(!slack.looked(file(3, 500), 2 * MIB - 1), "too little");
-        assert!(slack.looked(file(4, 500), 2 * MIB));
-        assert!(!slack.looked(file(500, 500), 400 * MIB), "too much to be copied");
+        assert!(slack.looked(file(100, 1000), Some(25 * MIB)));
+        assert!(!slack.looked(file(3, 500), Some(MIB / 2 + 1)), "too little");
+        assert!(slack.looked(file(3, 500), Some(MIB / 2)));
+        assert!(!slack.looked(file(500, 500), None), "too much to be copied");
     }
 }

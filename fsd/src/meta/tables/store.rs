@@ -142,6 +142,22 @@ impl Store {
         Table::ALL.into_iter().map(|table| base.len(table)).sum()
     }
 
+    /// Bytes of all keys and values, as of the last checkpoint; `None` if they are more than `most`: no more is read then.
+    pub fn content_bytes(&self, most: u64) -> FsResult<Option<u64>> {
+        let base = self.base()?;
+        let mut bytes = 0;
+        for table in Table::ALL {
+            for row in base.range(table, ALL, false)? {
+                let (key, value) = row?;
+                bytes += (key.len() + value.value().len()) as u64;
+                if bytes > most {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(bytes))
+    }
+
     /// The tables as of the last checkpoint in new, empty `files`, durably: a store that tells the same as this one when
     /// reading fails. Blocks while it reads all of them.
     pub fn copy_to(&self, files: Files) -> Result<Store, StoreError> {
@@ -173,8 +189,7 @@ impl Store {
     pub fn idle_bytes(&self) -> FsResult<u64> {
         // What a checkpoint gave up is free only with the commit after it.
         let mut txn = self.db.begin_write().map_err(failed)?;
-        // The backend relies on it.
-        txn.set_two_phase_commit(true);
+        as_all_commits(&mut txn);
         txn.commit().map_err(failed)?;
         let txn = self.db.begin_write().map_err(failed)?;
         let stats = txn.stats().map_err(failed)?;
@@ -254,9 +269,14 @@ fn copy_rows<K: Key + 'static>(
     Ok(())
 }
 
-fn commit(mut txn: WriteTransaction, state: &State) -> Result<(), redb::Error> {
-    // The allocator's state is stored too, so that opening after a crash needs no scan of the file.
+/// The allocator's state is stored too, so that opening after a crash needs no scan of the file. It has two phases, which the
+/// backend relies on.
+fn as_all_commits(txn: &mut WriteTransaction) {
     txn.set_quick_repair(true);
+}
+
+fn commit(mut txn: WriteTransaction, state: &State) -> Result<(), redb::Error> {
+    as_all_commits(&mut txn);
     {
         let mut table = txn.open_table(META)?;
         table.insert(STATE, values::encode_state(state).as_slice())?;
