@@ -111,6 +111,8 @@ fn flock_and_fcntl_locks_are_apart() {
         lock_fcntl(fd, libc::F_SETLK)
     });
     assert_eq!(libc::WEXITSTATUS(other.wait()), libc::EAGAIN);
+    // That of its own file; it may come after the process has ended.
+    m.fs.wait_for("release");
     // Closing the file that holds the flock gives it up, by RELEASE.
     m.fs.take_record();
     drop(one);

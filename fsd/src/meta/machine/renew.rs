@@ -3,7 +3,7 @@
 //!
 //! The checkpoint thread does it, between two checkpoints: the old file and the new one have the same rows, so whichever a
 //! crash leaves is right, and one that finds the checksums of the other verifies its pages (see `docs/formats/metadata.md`).
-//! Who reads the old file goes on reading it; its space is free when the last one is done.
+//! Who reads the old file goes on reading it; its space is free with the next checkpoint after that.
 
 use super::core::Shared;
 use crate::meta::tables::{Files, Store};
