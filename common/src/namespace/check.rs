@@ -16,8 +16,6 @@ pub trait Inventory: Read {
     fn all_inodes(&self, visit: &mut dyn FnMut(Inode)) -> FsResult<()>;
     fn all_blocks(&self, visit: &mut dyn FnMut(BlockRef, BlockUse)) -> FsResult<()>;
     fn all_orphans(&self, visit: &mut dyn FnMut(Ino)) -> FsResult<()>;
-    /// Whether a block is in the delete queue.
-    fn is_dead(&self, block: BlockRef) -> FsResult<bool>;
     /// Inodes that have rows in the tables of entries, extents, extended attributes or locks.
     fn all_owners(&self, visit: &mut dyn FnMut(Ino)) -> FsResult<()>;
 }
@@ -75,8 +73,6 @@ rules! {
     OwnerExists,
     LiveBytes,
     BlockKnown,
-    /// What files have is not about to be deleted.
-    UsedIsKept,
     Totals,
 }
 
@@ -344,9 +340,6 @@ impl Checker {
             self.block_bytes += u64::from(usage.length);
             self.expect(Rule::LiveBytes, usage.live == live && live > 0, || {
                 format!("block {block} has {live} live bytes, its row says {}", usage.live)
-            });
-            self.expect(Rule::UsedIsKept, !tables.is_dead(*block)?, || {
-                format!("block {block} is used, and waits for being deleted")
             });
         }
         let unknown: Vec<BlockRef> = self.live.keys().copied().collect();

@@ -218,10 +218,6 @@ impl Inventory for Twin {
         Ok(())
     }
 
-    fn is_dead(&self, block: BlockRef) -> FsResult<bool> {
-        Ok(self.dead.contains(&block))
-    }
-
     fn all_owners(&self, visit: &mut dyn FnMut(Ino)) -> FsResult<()> {
         let entries = self.dentries.keys().map(|(ino, _)| *ino);
         let extents = self.extents.keys().map(|(ino, _)| *ino);

@@ -20,10 +20,6 @@ impl Inventory for Snapshot {
         rows::owners(self.view(), Table::Orphan, visit)
     }
 
-    fn is_dead(&self, block: BlockRef) -> FsResult<bool> {
-        rows::is_dead(self.view(), block)
-    }
-
     fn all_owners(&self, visit: &mut dyn FnMut(Ino)) -> FsResult<()> {
         let tables = [Table::Dentry, Table::Extent, Table::Xattr, Table::Lock];
         tables.into_iter().try_for_each(|table| rows::owners(self.view(), table, visit))
