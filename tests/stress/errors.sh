@@ -164,7 +164,7 @@ soft() {
     mount_at "$WORK_DIR/soft" "allow_other,soft,timeo=${timeo}ms" || { fail "no soft mount"; return; }
     SOFT_PID=$MOUNT_PID
     full_start ",soft,timeo=${timeo}ms" || return 0
-    for fault in meta-killed meta-stopped data-stopped; do
+    for fault in meta-killed meta-stopped data-stopped data-killed; do
         # An error where a page is touched is SIGBUS; that of what could not be stored is told by close, which does not wait for it.
         case $fault in data-*) calls="${DATA_CALLS/fault/bus} closing" ;; *) calls=$META_CALLS ;; esac
         stage "soft-$fault" "$WORK_DIR/soft" $calls || return 0
