@@ -56,7 +56,10 @@ pub fn copy(disk: &SimDisk) -> SimDisk {
     let copy = SimDisk::new();
     for name in disk.list().unwrap() {
         let bytes = read_whole(disk, &name).unwrap();
-        write_all_at(&*copy.create(&name).unwrap(), &[&bytes], 0).unwrap();
+        let file = copy.create(&name).unwrap();
+        write_all_at(&*file, &[&bytes], 0).unwrap();
+        // Else what is damaged then would be written once more.
+        file.sync_data().unwrap();
     }
     copy
 }
