@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What programs and people see while servers are away: hard mounts wait and go on, soft ones tell in time, signals end every wait,
-# df, cairn status and umount end in seconds, a watchdog frees the users of a mount that is beyond help, and one failing disk of two is no harm.
+# df, cairn status and umount end in seconds, a watchdog frees the users of a mount that is beyond help, one failing disk of two is no harm, and one that hangs is as a server that is away.
 # Usage: errors.sh [PART...]     makes a cluster of its own; root, because it mounts
 set -euo pipefail
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -8,7 +8,7 @@ is_root || skip "umount and ordinary users need root"
 need_packages python3 fuse3 jq
 lib_trap
 work_dir
-parts=${*:-signals hard soft alone figures umount watchdog user disk}
+parts=${*:-signals hard soft alone figures umount watchdog user disk frozen}
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 # in_ms LIMIT WHAT: since the last `clock=$(now_ms)`.
 in_ms() {
@@ -30,6 +30,7 @@ fault() {
         data-stopped) kill -STOP "$DATA_PID" ;;
         both-killed) kill_hard "$META_PID"; kill_hard "$DATA_PID" ;;
         both-stopped) kill -STOP "$META_PID" "$DATA_PID" ;;
+        *-frozen) fsfreeze -f "$WORK_DIR/${1%-frozen}" ;;
     esac
 }
 heal() {
@@ -40,6 +41,7 @@ heal() {
         meta-stopped) kill -CONT "$META_PID" ;;
         data-stopped) kill -CONT "$DATA_PID" ;;
         both-stopped) kill -CONT "$META_PID" "$DATA_PID" ;;
+        *-frozen) fsfreeze -u "$WORK_DIR/${1%-frozen}" ;;
     esac
 }
 
@@ -49,6 +51,9 @@ heal() {
 META_CALLS="stat list open create mkdir rename link symlink unlink chmod truncate setxattr getxattr fallocate copy seekdata seekhole append
     fsyncdir flock lockf unlock close"
 DATA_CALLS="read fault write osync fsync copydirty msync"
+# Those that wait for a disk whatever is in memory.
+META_CHANGES="create mkdir rename link symlink unlink chmod truncate setxattr fallocate copy append fsyncdir flock lockf unlock close"
+DATA_CHANGES="write osync fsync copydirty msync"
 # Pages that a mapping has changed are not waited for in the full one: that wait is the kernel's own.
 FULL=$WORK_DIR/full
 full_start() { mount_at "$FULL" "allow_other,dirty=16MiB${1:-}" && FULL_PID=$MOUNT_PID || { fail "no mount with little memory"; return 1; }; }
@@ -125,11 +130,12 @@ signals() {
 # ---- hard: wait, say so once, go on ----------------------------------------------------------------------------------
 
 hard() {
-    local fault call from log=$WORK_DIR/mount-mnt-a.log
+    local fault call calls from log=$WORK_DIR/mount-mnt-a.log
     full_start || return 0
-    for fault in meta-killed both-killed meta-stopped data-killed; do
+    for fault in ${*:-meta-killed both-killed meta-stopped data-killed}; do
         from=$(wc -l <"$log")
-        stage "hard-$fault" "$MNT_A" $META_CALLS $DATA_CALLS || return 0
+        case $fault in *-frozen) calls="$META_CHANGES $DATA_CHANGES" ;; *) calls="$META_CALLS $DATA_CALLS" ;; esac
+        stage "hard-$fault" "$MNT_A" $calls || return 0
         fault "$fault"
         go
         sleep 2
@@ -164,9 +170,14 @@ soft() {
     mount_at "$WORK_DIR/soft" "allow_other,soft,timeo=${timeo}ms" || { fail "no soft mount"; return; }
     SOFT_PID=$MOUNT_PID
     full_start ",soft,timeo=${timeo}ms" || return 0
-    for fault in meta-killed meta-stopped data-stopped data-killed; do
+    for fault in ${*:-meta-killed meta-stopped data-stopped data-killed}; do
         # An error where a page is touched is SIGBUS; that of what could not be stored is told by close, which does not wait for it.
-        case $fault in data-*) calls="${DATA_CALLS/fault/bus} closing" ;; *) calls=$META_CALLS ;; esac
+        case $fault in
+            data-frozen) calls="$DATA_CHANGES closing" ;;
+            meta-frozen) calls=$META_CHANGES ;;
+            data-*) calls="${DATA_CALLS/fault/bus} closing" ;;
+            *) calls=$META_CALLS ;;
+        esac
         stage "soft-$fault" "$WORK_DIR/soft" $calls || return 0
         fault "$fault"
         go
@@ -476,6 +487,61 @@ disk() {
     prlimit --fsize=unlimited: --pid "$DATA_PID"
     for number in before alone first 1 2 3 4 5 6; do
         cmp "$content" "$MNT_B/disk/$number" || fail "$number is not what was written"
+    done
+    fsck_clean || fail "fsck"
+}
+
+# ---- a disk that hangs -----------------------------------------------------------------------------------------------
+
+# Their directories on file systems that can be frozen: whatever changes one then does not return before it is thawed.
+freezable() {
+    local dir
+    stop "$DATA_PID" && stop "$META_PID" || fail "a daemon does not end"
+    for dir in "$WORK_DIR/meta" "$WORK_DIR/data"; do
+        truncate -s 2G "$dir.img"
+        mkfs.ext4 -q -F "$dir.img"
+        mv "$dir" "$dir-before"
+        mkdir "$dir"
+        mount -o loop "$dir.img" "$dir" || skip "no loop device can be mounted here"
+        at_end "fsfreeze -u '$dir' 2>/dev/null; umount -l '$dir'"
+        cp -a "$dir-before/." "$dir/"
+    done
+    meta_start && data_start
+}
+# told NAME: the log of the daemon says that its disk hangs.
+told() { tail -n "+$((from + 1))" "$WORK_DIR/$1.log" | grep -q "$WORK_DIR/$1: a .* has not returned for .* s: the disk hangs"; }
+goes_on() { tail -n "+$((from + 1))" "$WORK_DIR/$1.log" | grep -q "$WORK_DIR/$1: the disk goes on, after"; }
+frozen() {
+    local signal name from
+    freezable || { fail "the daemons do not start on other disks"; return; }
+    full_start || return 0
+    for signal in KILL INT; do
+        ends_by_signal "$signal" meta-frozen $META_CHANGES
+        ends_by_signal "$signal" data-frozen $DATA_CHANGES
+    done
+    full_end
+    hard meta-frozen data-frozen
+    soft meta-frozen data-frozen
+    for name in meta data; do
+        from=$(wc -l <"$WORK_DIR/$name.log")
+        mount_at "$WORK_DIR/um" allow_other || { fail "no mount"; return; }
+        stage "frozen-$name" "$MNT_A" fsync mkdir || return 0
+        fault "$name-frozen"
+        go
+        wait_until 15 told "$name" && ok "$name: the log says that the disk hangs" || fail "$name: the log does not say that the disk hangs: $(cat "$WORK_DIR/$name.log")"
+        clock=$(now_ms)
+        timeout 20 df "$MNT_A" >/dev/null || fail "$name-frozen: df"
+        in_ms 2000 "$name-frozen: df"
+        clock=$(now_ms)
+        timeout 20 "$(bin cairn)" status --meta "$META_ADDR" >"$WORK_DIR/status" 2>&1 && fail "$name-frozen: cairn status says that all is well"
+        in_ms 2000 "$name-frozen: cairn status"
+        grep -q -e "$DATA_ADDR DOES NOT ANSWER" -e "metadata daemon at $META_ADDR does not answer" "$WORK_DIR/status" || fail "$name-frozen: cairn status does not name it: $(cat "$WORK_DIR/status")"
+        clock=$(now_ms)
+        plain_umount -f "$WORK_DIR/um" || fail "$name-frozen: umount -f: $(cat "$WORK_DIR/umount.log")"
+        in_ms 2000 "$name-frozen: umount -f"
+        heal "$name-frozen"
+        wait_until 30 all_done && wait_until 10 goes_on "$name" && ok "$name: it goes on with the disk" || fail "$name: $(who_is_left) waits, the log says $(tail -n 3 "$WORK_DIR/$name.log")"
+        wait_until 20 gone "$MOUNT_PID" || fail "$name-frozen: umount -f: the daemon stays"
     done
     fsck_clean || fail "fsck"
 }

@@ -6,6 +6,7 @@ Usage: strangers.py MOUNTED_DIR VOLUME:NUMBER:COOKIE NAME=ADDR=PID=LOG ...      
 """
 import os
 import random
+import re
 import resource
 import socket
 import struct
@@ -120,24 +121,29 @@ def beside(directory, when):
 
 
 def kinds(daemon):
-    """Name, bytes, whether the first exchange comes before, and whether the other side has to end it at once."""
+    """Name, bytes, whether the first exchange comes before, whether the other side has to end it at once, and what its log says then."""
     garbage = rng.randbytes(300)
-    yield "garbage", garbage, False, True
-    yield "HTTP", b"GET / HTTP/1.1\r\nHost: cairn\r\n\r\n", False, True
-    yield "TLS", bytes.fromhex("16030100c8010000c40303") + garbage, False, True
-    yield "another frame version", b"CRNF\x63\x01" + bytes(14), False, True
-    yield "a first exchange too large", head(1, 1 << 20, 0), False, True
-    yield "half a first exchange", daemon.hello[:11], False, False
-    yield "silence", b"", False, False
-    yield "garbage after the first exchange", garbage, True, True
-    yield "a frame too large", head(2, 0xFFFFFFFF, 0), True, True
-    yield "a payload too large", head(2, 10, 0xFFFFFFFF), True, True
-    yield "a wrong checksum", head(2, 4, 0) + b"1234", True, True
-    yield "a message that is none", frame(2, b"\xfa" * 40), True, True
+    yield "garbage", garbage, False, True, "refused: peer does not speak Cairn's protocol: check the address and port"
+    yield "HTTP", b"GET / HTTP/1.1\r\nHost: cairn\r\n\r\n", False, True, "refused: peer speaks HTTP, not Cairn's protocol: check the address and port"
+    yield "TLS", bytes.fromhex("16030100c8010000c40303") + garbage, False, True, "refused: peer speaks TLS, not Cairn's protocol: check the address and port"
+    yield "another frame version", b"CRNF\x63\x01" + bytes(14), False, True, "refused: first exchange damaged: frame version 99, expected 1"
+    yield "a first exchange too large", head(1, 1 << 20, 0), False, True, "refused: peer does not speak Cairn's protocol"
+    yield "half a first exchange", daemon.hello[:11], False, False, "refused: no answer within 5 s"
+    yield "silence", b"", False, False, "refused: no answer within 5 s"
+    yield "garbage after the first exchange", garbage, True, True, "ended: not a Cairn connection (starts with"
+    yield "a frame too large", head(2, 0xFFFFFFFF, 0), True, True, "ended: frame header of 4294967295 bytes is above the limit"
+    yield "a payload too large", head(2, 10, 0xFFFFFFFF), True, True, "ended: frame payload of 4294967295 bytes is above the limit"
+    yield "a wrong checksum", head(2, 4, 0) + b"1234", True, True, "ended: frame checksum does not match: the connection damages data"
+    yield "a message that is none", frame(2, b"\xfa" * 40), True, True, "ended: received: "
+
+
+def tells(line, said):
+    """Whether a line of the log has the address of one of ours, and the reason."""
+    return re.search(r" connection from 127\.0\.0\.1:\d+ " + re.escape(said), line)
 
 
 def each_kind(daemon, directory):
-    for name, data, greeted, at_once in kinds(daemon):
+    for name, data, greeted, at_once, said in kinds(daemon):
         before = len(daemon.lines())
         connections = []
         for _ in range(200):
@@ -152,6 +158,8 @@ def each_kind(daemon, directory):
         for connection in connections:
             assert closes(connection, limit), f"{daemon.name}: {name} is not ended within {limit} s"
             connection.close()
+        # In the same minute the first few of a kind are in the log, the others are counted.
+        assert any(tells(line, said) for line in daemon.lines()), f"{daemon.name}: {name}: no line says '{said}'"
         lines = daemon.lines()[before:]
         assert len(lines) <= LOG_LINES, f"{daemon.name}: {name} by 200 connections wrote {len(lines)} lines: {lines[:3]}"
         print(f"{daemon.name}: {name}: ended, {len(lines)} lines of log")

@@ -6,7 +6,7 @@
 
 use super::gate::Gate;
 use super::handshake::{HandshakeError, Peer, exchange};
-use super::hush::Hush;
+use super::refusals::{Kind, Refusals, of_connection, of_exchange};
 use super::socket::tune;
 use super::transport::{QUEUED_MAX, ServerTransport};
 use crate::env::files;
@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 /// Most replies that wait for the connection's task; more wait in their handlers.
 const PENDING_REPLIES: usize = 100;
@@ -104,8 +104,7 @@ pub async fn serve<Req, Resp, Connected, Handle, Running>(
     Handle: Fn(InFlightRequest<Req, Resp>) -> Running + Send + 'static,
     Running: Future<Output = ()> + Send + 'static,
 {
-    let (trouble, refusals) = (Hush::default(), Hush::default());
-    let server = Arc::new(Server { options, shutdown, connected, trouble, refusals });
+    let server = Arc::new(Server { options, shutdown, connected, refusals: Refusals::default() });
     let slots = Arc::new(Semaphore::new(server.options.max_connections));
     let tasks = TaskTracker::new();
     let mut accepted = 0;
@@ -114,10 +113,8 @@ pub async fn serve<Req, Resp, Connected, Handle, Running>(
         let connection = accepted;
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             let places = server.options.max_connections;
-            warn_unless_hushed(
-                &server.trouble,
-                format_args!("connection from {address} refused: all {places} places are taken"),
-            );
+            let line = format_args!("connection from {address} refused: all {places} places are taken");
+            server.refusals.say(Kind::NoRoom, line);
             continue;
         };
         let server = server.clone();
@@ -144,9 +141,7 @@ struct Server<Connected> {
     options: ServeOptions,
     shutdown: CancellationToken,
     connected: Connected,
-    /// Lines about who can't be served, and about who need not be.
-    trouble: Hush,
-    refusals: Hush,
+    refusals: Refusals,
 }
 
 impl<Connected> Server<Connected> {
@@ -157,7 +152,7 @@ impl<Connected> Server<Connected> {
             match accepted {
                 Ok(connection) => return Some(connection),
                 Err(error) => {
-                    warn_unless_hushed(&self.trouble, format_args!("cannot accept connections: {error}"));
+                    self.refusals.say(Kind::Accept, format_args!("cannot accept connections: {error}"));
                     self.shutdown.run_until_cancelled(sleep(ACCEPT_PAUSE)).await?;
                 }
             }
@@ -191,16 +186,20 @@ impl<Connected> Server<Connected> {
         }
     }
 
-    /// One line for what an operator must know; port scans and closed connections are no news.
     fn report_refusal(&self, address: SocketAddr, error: &HandshakeError) {
-        match error {
-            HandshakeError::Mismatch(mismatch) => {
-                warn_unless_hushed(
-                    &self.refusals,
-                    format_args!("connection from {address} refused: {mismatch}"),
-                );
+        match of_exchange(error) {
+            Some(kind) => {
+                self.refusals.say(kind, format_args!("connection from {address} refused: {error}"));
             }
-            other => debug!(%address, error = %other, "no first exchange"),
+            None => debug!(%address, %error, "no first exchange"),
+        }
+    }
+
+    fn report_end(&self, address: SocketAddr, error: &(dyn std::error::Error + 'static)) {
+        let cause = error.source().unwrap_or(error);
+        match of_connection(error) {
+            Some(kind) => self.refusals.say(kind, format_args!("connection from {address} ended: {cause}")),
+            None => info!(%address, %error, %cause, "connection ended"),
         }
     }
 
@@ -241,7 +240,7 @@ impl<Connected> Server<Connected> {
                         });
                     }
                     Some(Err(error)) => {
-                        info!(%address, %error, cause = ?std::error::Error::source(&error), "connection ended");
+                        self.report_end(address, &error);
                         return;
                     }
                     None => return,
@@ -252,18 +251,12 @@ impl<Connected> Server<Connected> {
                 }
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return,
                 () = sleep_until(idle_until), if !asked => {
-                    debug!(%address, "closed: it asked nothing");
+                    let time = self.options.first_request.as_secs();
+                    let line = format_args!("connection from {address} ended: it asked nothing within {time} s");
+                    self.refusals.say(Kind::Idle, line);
                     return;
                 }
             }
         }
-    }
-}
-
-fn warn_unless_hushed(hush: &Hush, line: std::fmt::Arguments<'_>) {
-    match hush.admit(std::time::Instant::now()) {
-        Some(0) => warn!(target: "cairn", "{line}"),
-        Some(left_out) => warn!(target: "cairn", "{line} ({left_out} lines like this were left out)"),
-        None => debug!("{line}"),
     }
 }

@@ -11,7 +11,7 @@ mod rows;
 mod schema;
 mod snapshot;
 mod store;
-mod sums;
+pub mod sums;
 mod tx;
 pub mod values;
 mod view;
