@@ -19,6 +19,8 @@ IDLE_GROWTH = 300
 FLOOD_GROWTH = 150
 # Of 20 connections, each with two blocks of 4 MiB.
 BLOCKS_GROWTH = 200
+# Of halves of frames: 512 MiB may be in use for all that is received, and what is behind it.
+RECEIVED_GROWTH = 700
 # Lines that one kind of stranger may write into a log, however many come.
 LOG_LINES = 20
 # How long an operation beside them may take, in seconds.
@@ -50,6 +52,12 @@ def head(kind, header_len, payload_len, header=None):
     """The fixed part of a frame; its checksum is right if the header is given."""
     fixed = b"CRNF" + bytes([1, kind, 0, 0]) + struct.pack(">II", header_len, payload_len)
     return fixed + struct.pack(">I", crc32c(fixed + header) if header is not None else 0)
+
+
+def frame_of(header, announced, payload):
+    """A frame whose payload is less than it says."""
+    fixed = b"CRNF" + bytes([1, 2, 0, 0]) + struct.pack(">II", len(header), announced)
+    return fixed + struct.pack(">I", crc32c(fixed + header)) + header + payload
 
 
 def frame(kind, header):
@@ -105,7 +113,7 @@ def closes(connection, limit):
         return True
 
 
-def beside(directory, when):
+def beside(directory, when, patience=PATIENCE):
     """The mount goes on, with data that has to reach both daemons."""
     began = time.monotonic()
     path = os.path.join(directory, f"beside-{rng.randrange(1 << 40)}")
@@ -117,7 +125,7 @@ def beside(directory, when):
         assert file.read() == content, when
     os.unlink(path)
     took = time.monotonic() - began
-    assert took < PATIENCE, f"{when}: an operation took {took:.1f} s"
+    assert took < patience, f"{when}: an operation took {took:.1f} s"
 
 
 def kinds(daemon):
@@ -179,6 +187,34 @@ def half_frames(daemon, directory):
         connection.close()
 
 
+def half_payloads(daemon, directory):
+    """More than the memory for all that is received at once, and nothing follows: those who wait for it go on soon."""
+    before = daemon.memory()
+    begun = frame_of(b"none", 5 << 20, bytes(4 << 20))
+    connections = [daemon.greeted() for _ in range(200)]
+    for connection in connections:
+        connection.setblocking(False)
+    left, end = {connection: memoryview(begun) for connection in connections}, time.monotonic() + 5
+    while left and time.monotonic() < end:
+        for connection, rest in list(left.items()):
+            try:
+                left[connection] = rest[connection.send(rest):]
+            except BlockingIOError:
+                continue
+            except OSError:
+                del left[connection]
+                continue
+            if not left[connection]:
+                del left[connection]
+    grown = daemon.memory() - before
+    assert 100 < grown < RECEIVED_GROWTH, f"{daemon.name}: 200 large halves of frames take {grown} MiB"
+    # The first ones are ended when others wait, and a mount among these comes to its turn.
+    beside(directory, f"{daemon.name}, large halves of frames", patience=15)
+    print(f"{daemon.name}: 200 halves of frames of 5 MiB: {grown} MiB")
+    for connection in connections:
+        connection.close()
+
+
 def idle(daemon, directory):
     before = daemon.memory()
     connections = [daemon.greeted() for _ in range(IDLE)]
@@ -235,6 +271,7 @@ def main():
     for daemon in daemons:
         each_kind(daemon, directory)
         half_frames(daemon, directory)
+        half_payloads(daemon, directory)
         never_reads(daemon, directory, "its status", calls(22 if daemon.name == "meta" else 3), FLOOD_GROWTH)
         if daemon.name == "data":
             never_reads(daemon, directory, "a block of 4 MiB", calls(1, block), BLOCKS_GROWTH)

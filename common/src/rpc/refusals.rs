@@ -6,9 +6,9 @@ use super::hush::Hush;
 use super::transport::WireError;
 use crate::wire::frame::FrameError;
 use crate::wire::hello::{Foreign, Mismatch};
-use std::error::Error;
 use std::fmt::Arguments;
 use std::time::Instant;
+use tarpc::ChannelError;
 use tracing::{debug, warn};
 
 /// Kinds of lines. Each has a bound of its own.
@@ -35,9 +35,11 @@ pub(super) enum Kind {
     Checksum,
     /// A whole frame that is no message.
     Undecodable,
+    /// Half a frame.
+    Late,
 }
 
-const KINDS: usize = Kind::Undecodable as usize + 1;
+const KINDS: usize = Kind::Late as usize + 1;
 
 /// The kind of a failed first exchange. `None` for what is no news: port scans, and checks that only connect.
 pub(super) fn of_exchange(error: &HandshakeError) -> Option<Kind> {
@@ -55,24 +57,24 @@ pub(super) fn of_exchange(error: &HandshakeError) -> Option<Kind> {
 
 /// The kind of what ended a connection. `None` for what is no news: peers die, also in the middle of a frame, and
 /// networks are cut.
-pub(super) fn of_connection(error: &(dyn Error + 'static)) -> Option<Kind> {
-    match cause(error)? {
+pub(super) fn of_connection(error: &ChannelError<WireError>) -> Option<Kind> {
+    match cause(error) {
         WireError::Frame(error) => of_frame(error),
         WireError::Codec(_) => Some(Kind::Undecodable),
+        WireError::Late(_) => Some(Kind::Late),
         WireError::Io(_) | WireError::Push(_) => None,
     }
 }
 
-/// tarpc has it as the source of an error of its own.
-fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a WireError> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
+/// What tarpc has as the source of its own errors.
+pub(super) fn cause(error: &ChannelError<WireError>) -> &WireError {
+    match error {
+        ChannelError::Read(cause)
+        | ChannelError::Ready(cause)
+        | ChannelError::Write(cause)
+        | ChannelError::Flush(cause)
+        | ChannelError::Close(cause) => cause,
     }
-    None
 }
 
 fn of_frame(error: &FrameError) -> Option<Kind> {
@@ -107,7 +109,6 @@ mod tests {
     use super::*;
     use std::io;
     use std::sync::Arc;
-    use tarpc::ChannelError;
 
     #[test]
     fn what_a_peer_did_wrong_is_news_and_what_happens_to_any_is_not() {

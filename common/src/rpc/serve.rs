@@ -6,9 +6,9 @@
 
 use super::gate::Gate;
 use super::handshake::{HandshakeError, Peer, exchange};
-use super::refusals::{Kind, Refusals, of_connection, of_exchange};
+use super::refusals::{Kind, Refusals, cause, of_connection, of_exchange};
 use super::socket::tune;
-use super::transport::{QUEUED_MAX, ServerTransport};
+use super::transport::{Patience, QUEUED_MAX, ServerTransport, WireError};
 use crate::env::files;
 use crate::error::{FsError, FsResult};
 use crate::pool::PayloadBuffers;
@@ -18,6 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tarpc::ChannelError;
 use tarpc::server::{BaseChannel, Channel, Config, InFlightRequest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -37,6 +38,8 @@ const CONNECTIONS_MAX: usize = 20_000;
 /// Who has asked nothing so long after the first exchange is in the way of others: those who want something connect
 /// when they do.
 const FIRST_REQUEST: Duration = Duration::from_secs(60);
+/// How long a frame may take to come: the largest one from somebody with 1.4 Mbit/s, with 40 while memory is short.
+const FRAME_TIME: Patience = Patience { longest: Duration::from_secs(60), pressed: Duration::from_secs(2) };
 /// Pause after a failed `accept` (out of file descriptors): others may end meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -48,12 +51,14 @@ pub struct ServeOptions {
     /// Most connections at once; further ones are closed at once.
     pub max_connections: usize,
     /// Most requests of one connection that run at once; more stay in the socket. Memory for one
-    /// connection is at most about this times the largest message.
+    /// connection is at most about this times the largest message, and for all of them what `buffers` may have in use.
     pub in_flight: usize,
     /// Most bytes of replies of one connection that wait for its reader, and one reply more.
     pub queued: usize,
     /// How long a connection may be open without any request.
     pub first_request: Duration,
+    /// How long a frame may take to come.
+    pub frame_time: Patience,
     /// How long running requests may take to end after the shutdown began.
     pub grace: Duration,
     /// Where payloads are received into.
@@ -70,6 +75,7 @@ impl ServeOptions {
             in_flight: 1024,
             queued: SMALL_REPLIES,
             first_request: FIRST_REQUEST,
+            frame_time: FRAME_TIME,
             grace: Duration::from_secs(5),
             buffers: PayloadBuffers::shared(),
         }
@@ -195,8 +201,8 @@ impl<Connected> Server<Connected> {
         }
     }
 
-    fn report_end(&self, address: SocketAddr, error: &(dyn std::error::Error + 'static)) {
-        let cause = error.source().unwrap_or(error);
+    fn report_end(&self, address: SocketAddr, error: &ChannelError<WireError>) {
+        let cause = cause(error);
         match of_connection(error) {
             Some(kind) => self.refusals.say(kind, format_args!("connection from {address} ended: {cause}")),
             None => info!(%address, %error, %cause, "connection ended"),
@@ -219,6 +225,7 @@ impl<Connected> Server<Connected> {
         let transport: ServerTransport<Req, Resp> =
             ServerTransport::new(stream, self.options.buffers.clone())
                 .queueing(self.options.queued)
+                .bounded(self.options.frame_time)
                 .gated(gate.clone());
         // A part of the requests: replies that wait for a slow reader count as well.
         let pending_response_buffer = (self.options.in_flight / 8).clamp(1, PENDING_REPLIES);

@@ -377,8 +377,8 @@ fn a_repeated_relocation_brings_no_dead_block() {
     let (mut world, file) = packed();
     let keeper = world.file(ROOT, "b");
     let copy = |from, to| OpBody::CloneRange { from, from_offset: 0, to, to_offset: 0, length: 4096 };
-    world.apply(copy(file, keeper)).unwrap();
     let move_it = away(&live_of(&world, block(1), file)[0], 0);
+    world.apply(copy(file, keeper)).unwrap();
     relocate(&mut world.twin, block(2), 5000, &[move_it]).unwrap();
     world.apply(copy(keeper, file)).unwrap();
     assert!(world.twin.dead().contains(&block(2)));
