@@ -8,7 +8,7 @@ is_root || skip "umount and ordinary users need root"
 need_packages python3 fuse3 jq
 lib_trap
 work_dir
-parts=${*:-signals hard soft alone figures umount watchdog user disk}
+parts=${*:-signals hard soft cut alone figures umount watchdog user disk}
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 # in_ms LIMIT WHAT: since the last `clock=$(now_ms)`.
 in_ms() {
@@ -22,14 +22,22 @@ export CAIRN_RUN_DIR=$WORK_DIR/run
 
 # ---- faults ----------------------------------------------------------------------------------------------------------
 
+# stop_still PID: none of its threads answers any more when this returns. The signal itself is under way for a moment.
+stop_still() {
+    local pid=$1
+    kill -STOP "$pid"
+    still() { ! grep -h "^State:" /proc/"$pid"/task/*/status | grep -qv "T (stopped)"; }
+    wait_until 5 still || fail "process $pid does not stand still"
+}
 fault() {
     case $1 in
         meta-killed) kill_hard "$META_PID" ;;
-        meta-stopped) kill -STOP "$META_PID" ;;
+        meta-stopped) stop_still "$META_PID" ;;
         data-killed) kill_hard "$DATA_PID" ;;
-        data-stopped) kill -STOP "$DATA_PID" ;;
+        data-stopped) stop_still "$DATA_PID" ;;
         both-killed) kill_hard "$META_PID"; kill_hard "$DATA_PID" ;;
-        both-stopped) kill -STOP "$META_PID" "$DATA_PID" ;;
+        both-stopped) stop_still "$META_PID" && stop_still "$DATA_PID" ;;
+        both-cut) net meta silence both; net data silence both ;;
     esac
 }
 heal() {
@@ -40,6 +48,7 @@ heal() {
         meta-stopped) kill -CONT "$META_PID" ;;
         data-stopped) kill -CONT "$DATA_PID" ;;
         both-stopped) kill -CONT "$META_PID" "$DATA_PID" ;;
+        both-cut) net meta silence none; net data silence none ;;
     esac
 }
 
@@ -159,54 +168,87 @@ has_written() {
 
 # ---- soft: an error in time, and nothing twice -----------------------------------------------------------------------
 
-soft() {
-    local fault call line ms number at written timeo=2000
-    mount_at "$WORK_DIR/soft" "allow_other,soft,timeo=${timeo}ms" || { fail "no soft mount"; return; }
+TIMEO=2000
+soft_start() {
+    mount_at "$WORK_DIR/soft" "allow_other,soft,timeo=${TIMEO}ms" || { fail "no soft mount"; return 1; }
     SOFT_PID=$MOUNT_PID
-    full_start ",soft,timeo=${timeo}ms" || return 0
-    for fault in meta-killed meta-stopped data-stopped data-killed; do
-        # An error where a page is touched is SIGBUS; that of what could not be stored is told by close, which does not wait for it.
-        case $fault in data-*) calls="${DATA_CALLS/fault/bus} closing" ;; *) calls=$META_CALLS ;; esac
-        stage "soft-$fault" "$WORK_DIR/soft" $calls || return 0
-        fault "$fault"
-        go
-        wait_until 15 all_done || fail "soft, $fault: no error in 15 s: $(who_is_left)"
-        for call in $calls; do
-            line=$(cat "$(mark "$call").done" 2>/dev/null || echo "none 0")
-            number=${line% *} ms=${line#* }
-            # 5 is EIO. Several have to ask more than once, look at the root first, and the kernel lets one after the other ask for the
-            # directory that they share.
-            [ "$number" = 5 ] && [ "$ms" -ge 1500 ] && [ "$ms" -le $((timeo + 3000)) ] || fail "soft, $fault: $call: errno $number after $ms ms"
-        done
-        ok "soft, $fault: errors in time"
-        heal "$fault"
-        # The mount works on, and what was told failed has happened once or not at all.
-        works() { timeout 5 mkdir "$WORK_DIR/soft/soft-$fault/works"; }
-        wait_until 30 works || fail "soft, $fault: the mount does not go on"
-        at=$MNT_B/soft-$fault
-        case $fault in meta-*)
-            [ "$(find "$at" -mindepth 2 -name new -o -mindepth 2 -name dir -o -mindepth 2 -name symbolic | wc -l)" -le 3 ] || fail "soft, $fault: too many names"
-            [ "$(ls "$at/rename" | wc -l)" = 1 ] || fail "soft, $fault: a renamed file has names $(ls "$at/rename")"
-            [ "$(stat -c %h "$at/link/file")" = "$(ls "$at/link" | wc -l)" ] || fail "soft, $fault: a wrong link count"
-            [ "$(stat -c %s "$at/append/file")" -le 7 ] || fail "soft, $fault: appended twice"
-            [ "$(stat -c %b "$at/fallocate/file")" -le 20 ] && [ "$(stat -c %s "$at/copy/copied")" -le 4 ] || fail "soft, $fault: too much set aside or copied"
-            for call in flock close; do
-                timeout 20 flock -n "$at/$call/file" true || fail "soft, $fault: $call was told failed, and holds its lock"
-            done
-            ;;
-        *)
-            # What was written stays, and is stored now; what could not be begun did not happen.
-            for call in fsync copydirty msync closing; do has_written "$at/$call" 300000; done
-            [ "$(stat -c %s "$at/copydirty/copied")" = 0 ] || fail "soft, $fault: a copy that was told failed"
-            written=$(stat -c %s "$at/write/file")
-            [ "$written" -ge 8000000 ] && has_written "$at/write" "$written"
-            ;;
-        esac
-    done
+    full_start ",soft,timeo=${TIMEO}ms"
+}
+soft_end() {
     full_end
     umount "$WORK_DIR/soft" || fail "umount of the soft mount"
     wait_until 20 gone "$SOFT_PID" || fail "the soft mount's daemon stays"
 }
+soft() {
+    local fault
+    soft_start || return 0
+    for fault in meta-killed meta-stopped data-stopped data-killed both-stopped both-killed; do
+        case $fault in
+            meta-*) soft_fault "$fault" $META_CALLS ;;
+            *) soft_fault "$fault" $SOFT_DATA_CALLS ;;
+        esac || return 0
+    done
+    # The calls that need the metadata daemon do not get further because the other one is away, too.
+    for fault in both-stopped both-killed; do soft_fault "$fault" $META_CALLS || return 0; done
+    soft_end
+}
+# The network takes all and brings nothing, of both servers at the same time; no connection ends.
+cut_off() {
+    local data_args=${DATA_ARGS:-} meta=$META_ADDR
+    proxy_start net-meta "$META_ADDR" && META_PROXY=$LISTEN_ADDR && proxy_start net-data "$DATA_ADDR" || { fail "no proxies"; return 0; }
+    # The data daemon itself is not cut off from the metadata daemon; all mounts reach it through the proxy.
+    stop "$DATA_PID" && DATA_ARGS="--advertise $LISTEN_ADDR" data_start || { fail "the data daemon does not start"; return 0; }
+    META_ADDR=$META_PROXY
+    soft_start || return 0
+    META_ADDR=$meta
+    soft_fault both-cut $META_CALLS && soft_fault both-cut $SOFT_DATA_CALLS || return 0
+    soft_end
+    stop "$DATA_PID" && DATA_ARGS=$data_args data_start || fail "the data daemon does not start"
+}
+# An error where a page is touched is SIGBUS; that of what could not be stored is told by close, which does not wait for it.
+SOFT_DATA_CALLS="${DATA_CALLS/fault/bus} closing"
+SOFT_ROUND=0
+# soft_fault FAULT CALL...: each sees EIO in time, the mount works on afterwards, and what was told failed has happened once or not at all.
+soft_fault() {
+    local fault=$1 call line ms number at written
+    shift
+    SOFT_ROUND=$((SOFT_ROUND + 1))
+    stage "soft-$fault-$SOFT_ROUND" "$WORK_DIR/soft" "$@" || return 1
+    fault "$fault"
+    go
+    wait_until 15 all_done || fail "soft, $fault: no error in 15 s: $(who_is_left)"
+    for call in "$@"; do
+        line=$(cat "$(mark "$call").done" 2>/dev/null || echo "none 0")
+        number=${line% *} ms=${line#* }
+        # 5 is EIO. Several have to ask more than once, look at the root first, and the kernel lets one after the other ask for the
+        # directory that they share.
+        [ "$number" = 5 ] && [ "$ms" -ge 1500 ] && [ "$ms" -le $((TIMEO + 3000)) ] || fail "soft, $fault: $call: errno $number after $ms ms"
+    done
+    ok "soft, $fault: errors of $# calls in time, the last after $(slowest "$@") ms"
+    heal "$fault"
+    works() { timeout 5 mkdir "$WORK_DIR/soft/$STAGE/works"; }
+    wait_until 30 works || fail "soft, $fault: the mount does not go on"
+    at=$MNT_B/$STAGE
+    case " $* " in *" rename "*)
+        [ "$(find "$at" -mindepth 2 -name new -o -mindepth 2 -name dir -o -mindepth 2 -name symbolic | wc -l)" -le 3 ] || fail "soft, $fault: too many names"
+        [ "$(ls "$at/rename" | wc -l)" = 1 ] || fail "soft, $fault: a renamed file has names $(ls "$at/rename")"
+        [ "$(stat -c %h "$at/link/file")" = "$(ls "$at/link" | wc -l)" ] || fail "soft, $fault: a wrong link count"
+        [ "$(stat -c %s "$at/append/file")" -le 7 ] || fail "soft, $fault: appended twice"
+        [ "$(stat -c %b "$at/fallocate/file")" -le 20 ] && [ "$(stat -c %s "$at/copy/copied")" -le 4 ] || fail "soft, $fault: too much set aside or copied"
+        for call in flock close; do
+            timeout 20 flock -n "$at/$call/file" true || fail "soft, $fault: $call was told failed, and holds its lock"
+        done
+        ;;
+    *)
+        # What was written stays, and is stored now; what could not be begun did not happen.
+        for call in fsync copydirty msync closing; do has_written "$at/$call" 300000; done
+        [ "$(stat -c %s "$at/copydirty/copied")" = 0 ] || fail "soft, $fault: a copy that was told failed"
+        written=$(stat -c %s "$at/write/file")
+        [ "$written" -ge 8000000 ] && has_written "$at/write" "$written" || fail "soft, $fault: $written bytes are left of what was written"
+        ;;
+    esac
+}
+slowest() { for call in "$@"; do cut -d' ' -f2 "$(mark "$call").done"; done | sort -n | tail -n 1; }
 
 # A soft mount that is alone knows its names, so that the calls come as far as the change itself. What was sent and not answered may
 # happen later, and only once; what could not be sent does not happen.
@@ -483,7 +525,7 @@ disk() {
 cluster_start 2
 for part in $parts; do
     from=$SECONDS
-    case $part in umount) umount_ ;; *) "$part" ;; esac
+    case $part in umount) umount_ ;; cut) cut_off ;; *) "$part" ;; esac
     echo "$part: $((SECONDS - from)) s"
 done
 cluster_stop || fail "the cluster did not end cleanly"
