@@ -8,7 +8,7 @@ is_root || skip "umount and ordinary users need root"
 need_packages python3 fuse3 jq
 lib_trap
 work_dir
-parts=${*:-signals hard soft cut alone figures umount watchdog user disk}
+parts=${*:-signals kernel hard soft cut alone figures umount watchdog user disk}
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 # in_ms LIMIT WHAT: since the last `clock=$(now_ms)`.
 in_ms() {
@@ -58,7 +58,7 @@ heal() {
 META_CALLS="stat list open create mkdir rename link symlink unlink chmod truncate setxattr getxattr fallocate copy seekdata seekhole append
     fsyncdir flock lockf unlock close"
 DATA_CALLS="read fault write osync fsync copydirty msync"
-# Pages that a mapping has changed are not waited for in the full one: that wait is the kernel's own.
+# Pages that a mapping has changed are not waited for in the full one: that wait is the kernel's own (see there).
 FULL=$WORK_DIR/full
 full_start() { mount_at "$FULL" "allow_other,dirty=16MiB${1:-}" && FULL_PID=$MOUNT_PID || { fail "no mount with little memory"; return 1; }; }
 full_end() { unmount "$FULL" && wait_until 20 gone "$FULL_PID" || fail "umount of the mount with little memory"; }
@@ -129,6 +129,101 @@ signals() {
         done
     done
     full_end
+}
+
+# ---- waits that are the kernel's own ---------------------------------------------------------------------------------
+
+# asleep PID: in the kernel, where no signal is heard.
+asleep() { grep -qs "^State:.D" "/proc/$1/status"; }
+kernel() {
+    unmount "$MNT_B" && wait_until 20 gone "$MNT_B_PID" || fail "umount"
+    same_directory first second
+    same_directory second first
+    changed_pages heal
+    changed_pages umount
+    changed_pages soft
+    cluster_second || fail "no second mount"
+}
+# maker NAME: makes a directory of that name in $MNT_A/same; its pid is in MAKER_PID.
+maker() {
+    mkdir "$MNT_A/same/$1" 2>>"$WORK_DIR/waits.log" &
+    MAKER_PID=$!
+    LIB_PIDS+=("$MAKER_PID")
+}
+asks() { grep -qs request_wait_answer "/proc/$1/wchan"; }
+# same_directory KILLED-FIRST KILLED-THEN: two processes change one directory while the servers are away. The second waits behind the
+# first's lock, deaf to signals, and no longer than that one: both are gone in whichever order they are killed. The mount is alone: it
+# knows all names, and comes as far as the change itself.
+same_directory() {
+    local -A makers
+    mkdir -p "$MNT_A/same"
+    ls -l "$MNT_A/same" >/dev/null
+    fault both-stopped
+    maker "first-$1"
+    makers[first]=$MAKER_PID
+    wait_until 5 asks "${makers[first]}" || fail "nobody waits to make a directory"
+    maker "second-$1"
+    makers[second]=$MAKER_PID
+    # Kernels may come where this wait hears signals; then there is nothing special about it.
+    wait_until 5 asleep "${makers[second]}" || echo "the second one's wait is not the kernel's own here"
+    kill -KILL "${makers[$1]}"
+    clock=$(now_ms)
+    if [ "$1" = first ]; then
+        wait_until 5 gone "${makers[first]}" || fail "the first of two in a directory can't be killed"
+        in_ms 2000 "killed while another one waits behind it"
+        # Now it is the one that asks.
+        wait_until 5 asks "${makers[second]}" || fail "the second does not go on when the first is gone"
+        clock=$(now_ms)
+    fi
+    kill -KILL "${makers[$2]}"
+    all_two_gone() { gone "${makers[first]}" && gone "${makers[second]}"; }
+    wait_until 5 all_two_gone || fail "killed, $1 first: not gone in 5 s"
+    in_ms 2000 "two that change one directory are killed, the $1 first: both are gone"
+    heal both-stopped
+    works() { timeout 5 mkdir -p "$MNT_A/same/works"; }
+    wait_until 30 works || fail "the mount does not go on"
+    # Who was killed before it could ask has changed nothing.
+    [ "$1" = first ] || [ ! -e "$MNT_A/same/second-$1" ] || fail "killed behind another's lock, and the directory is made"
+}
+# changed_pages HOW: a process that has changed pages of a mapping and is killed ends at once when the mount has room for them. When it has
+# not, the kernel holds the dying process until they are taken: the servers are back (heal), the mount is ended (umount), or gives up (soft).
+changed_pages() {
+    local small large
+    full_start "$([ "$1" != soft ] || echo ",soft,timeo=2s")" || return 0
+    stage "pages-$1" "$MNT_A" mapped mapfull || return 0
+    small=${CALLERS[mapped]} large=${CALLERS[mapfull]}
+    fault data-stopped
+    go
+    wait_until 10 test -e "$(mark mapped).done" || fail "a page of a mapping can't be changed while the data daemon is away"
+    wait_until 10 asleep "$large" || fail "more pages than the mount has room for: nobody waits"
+    clock=$(now_ms)
+    kill -KILL "$small" "$large"
+    wait_until 5 gone "$small" || fail "killed with changed pages: still there"
+    in_ms 2000 "killed with changed pages that the mount has room for"
+    # Kernels may come that do not wait here.
+    gone "$large" || echo "killed with more changed pages than that: waits in $(cat "/proc/$large/wchan")"
+    clock=$(now_ms)
+    case $1 in
+        heal)
+            heal data-stopped
+            wait_until 10 gone "$large" || fail "the data daemon is back, and the killed process stays"
+            in_ms 5000 "the data daemon is back: the killed process ends"
+            full_end
+            ;;
+        umount)
+            plain_umount -f "$FULL" || fail "umount -f: $(cat "$WORK_DIR/umount.log")"
+            wait_until 10 gone "$large" || fail "the mount is ended, and the killed process stays"
+            in_ms 2000 "umount -f: the killed process ends"
+            heal data-stopped
+            wait_until 20 gone "$FULL_PID" || fail "umount -f: the daemon stays"
+            ;;
+        soft)
+            wait_until 20 gone "$large" || fail "the mount is soft, and the killed process stays"
+            in_ms 10000 "a soft mount gives up: the killed process ends"
+            heal data-stopped
+            full_end
+            ;;
+    esac
 }
 
 # ---- hard: wait, say so once, go on ----------------------------------------------------------------------------------
