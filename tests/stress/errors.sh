@@ -26,7 +26,7 @@ export CAIRN_RUN_DIR=$WORK_DIR/run
 stop_still() {
     local pid=$1
     kill -STOP "$pid"
-    still() { ! grep -h "^State:" /proc/"$pid"/task/*/status | grep -qv "T (stopped)"; }
+    still() { [ -z "$(grep -h "^State:" /proc/"$pid"/task/*/status | grep -v "T (stopped)")" ]; }
     wait_until 5 still || fail "process $pid does not stand still"
 }
 fault() {
