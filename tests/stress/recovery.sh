@@ -186,7 +186,7 @@ exec 9<>"$MNT_A/dir/held"
 fallocate -l "$(($(free) - (60 << 20)))" "$WORK_DIR/meta/something-else"
 refused touch "$MNT_A/new" && ok "the metadata's disk is nearly full: ENOSPC" || fail "a file was made on a full disk"
 wait_until 5 line_in "of the metadata directory's disk are free" "$WORK_DIR/meta.log" || fail "the log does not say that the metadata's disk is full"
-# shows_full WHEN: as the text has it, each mount shows nothing available, and `cairn status` what the data daemons' disks have.
+# shows_full WHEN: as the text has it, each mount shows nothing available, and `cairn status` says why, beside what the data daemons' disks have.
 none_free() { [ "$(df --output=avail "$1" | tail -n 1)" -eq 0 ]; }
 some_free() { [ "$(df --output=avail "$1" | tail -n 1)" -gt 0 ]; }
 shows_full() {
@@ -195,7 +195,8 @@ shows_full() {
         wait_until 5 none_free "$mount" || fail "the metadata's disk is $1: df of $mount shows $(df --output=avail "$mount" | tail -n 1) KiB"
     done
     timeout 20 "$(bin cairn)" status --meta "$META_ADDR" >"$WORK_DIR/status" 2>&1 || fail "the metadata's disk is $1: cairn status fails"
-    grep -q "^data 1 .* up, [0-9.]* [MGT]iB of .* free" "$WORK_DIR/status" && ok "the metadata's disk is $1: df and cairn status are right" ||
+    grep -q "^data 1 .* up, [0-9.]* [MGT]iB of .* free" "$WORK_DIR/status" && grep -q "^space     0 B of .* free" "$WORK_DIR/status" &&
+        grep -q "the metadata daemon's disk is full" "$WORK_DIR/status" && ok "the metadata's disk is $1: df and cairn status are right" ||
         fail "the metadata's disk is $1: $(cat "$WORK_DIR/status")"
 }
 shows_full "nearly full"

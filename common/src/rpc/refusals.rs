@@ -31,7 +31,8 @@ pub(super) enum Kind {
     Idle,
     /// In place of a frame's beginning is something else.
     Garbage,
-    TooLarge,
+    LargeHeader,
+    LargePayload,
     Checksum,
     /// A whole frame that is no message.
     Undecodable,
@@ -81,7 +82,8 @@ fn of_frame(error: &FrameError) -> Option<Kind> {
     match error {
         FrameError::Version(_) => Some(Kind::Mismatch),
         FrameError::Magic(_) | FrameError::Kind(..) => Some(Kind::Garbage),
-        FrameError::HeaderTooLarge(_) | FrameError::PayloadTooLarge(_) => Some(Kind::TooLarge),
+        FrameError::HeaderTooLarge(_) => Some(Kind::LargeHeader),
+        FrameError::PayloadTooLarge(_) => Some(Kind::LargePayload),
         FrameError::Checksum => Some(Kind::Checksum),
         FrameError::Truncated => None,
     }
@@ -115,7 +117,7 @@ mod tests {
         let read = |error: WireError| ChannelError::Read(Arc::new(error));
         let ended = |error| of_connection(&read(error));
         assert_eq!(ended(FrameError::Checksum.into()), Some(Kind::Checksum));
-        assert_eq!(ended(FrameError::PayloadTooLarge(1 << 30).into()), Some(Kind::TooLarge));
+        assert_eq!(ended(FrameError::PayloadTooLarge(1 << 30).into()), Some(Kind::LargePayload));
         assert_eq!(ended(FrameError::Magic(*b"GET ").into()), Some(Kind::Garbage));
         assert_eq!(ended(FrameError::Truncated.into()), None);
         assert_eq!(ended(io::Error::from(io::ErrorKind::ConnectionReset).into()), None);
