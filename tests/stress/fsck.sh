@@ -278,6 +278,14 @@ PYTHON
 tree() { "$(dirname "$0")/manifest.py" "$1"; }
 
 "$(dirname "$0")/manifest.py" --fill "$MNT_A/dir/all kinds"
+# Bytes that are found again in the tables: of names, and of an inode.
+python3 - "$MNT_A/dir/named" <<'PYTHON'
+import os, sys
+os.mkdir(sys.argv[1])
+for i in range(300):
+    open(f"{sys.argv[1]}/NAMED-IN-THE-TABLES-{i:03}", "w").close()
+os.symlink("TARGET-IN-THE-TABLES", f"{sys.argv[1]}/link")
+PYTHON
 sync -f "$MNT_A"
 without 8 "the metadata daemon runs" fsck --meta-dir "$META_DIR"
 says "$META_DIR is in use by another daemon" "it is said in a line"
@@ -341,8 +349,26 @@ while swap "$META_DIR/tables" MARKED-IN-THE-TABLES MARKED-IN-THE-TABLEZ; do :; d
 offline 12 "a changed byte in the tables" --quick
 holds '[.problems[].what | select(test("^tables: .*tables is damaged at byte [0-9]+:"))] | length > 0' "it is named"
 holds '.unchecked == ["everything else: it needs the metadata"]' "what is damaged is not gone by"
+holds '[.problems[] | select(.where == "rows")] | length > 0' "and what it touches"
 without 1 "a changed byte in the tables is not dumped" meta dump "$META_DIR"
 [ "$(wc -c <"$WORK_DIR/fsck.json")" = 0 ] || fail "damaged tables were dumped"
+cp "$WORK_DIR/tables.kept" "$META_DIR/tables"
+# What damaged pages touch is named, and soon.
+before=$SECONDS
+while swap "$META_DIR/tables" TARGET-IN-THE-TABLES TARGET-IN-THE-TABLEZ; do :; done
+offline 12 "a damaged page of inodes" --quick
+holds '[.problems[] | select(.where == "rows").table] == ["inodes"]' "it is these that are lost"
+holds '[.problems[] | select(.table == "inodes").files[]] | index("/dir/named/link") != null and length < 100' "its files are named"
+while swap "$META_DIR/tables" NAMED-IN-THE-TABLES-150 NAMED-IN-THE-TABLEZ-150; do :; done
+offline 12 "a damaged page of names too" --quick
+holds '[.problems[] | select(.where == "rows").table] == ["inodes", "directory entries", "names"]' "both are told"
+holds '[.problems[] | select(.table == "directory entries").files[] | select(test("^/dir/named: [0-9]+ names$"))] | length == 1' "the directory is named"
+holds '[.problems[] | select(.table == "names").files[] | select(test("^inode [0-9]+$"))] | length > 0' "files without names are told by their numbers"
+[ $((SECONDS - before)) -le 20 ] && ok "in $((SECONDS - before)) s" || fail "it took $((SECONDS - before)) s"
+code=0
+"$(bin cairn)" fsck --meta-dir "$META_DIR" >"$WORK_DIR/fsck.txt" || code=$?
+[ "$code" = 12 ] && grep -q '^PROBLEM   metadata: tables: inodes with the numbers .*: damaged at byte [0-9]*$' "$WORK_DIR/fsck.txt" &&
+    grep -q '^          /dir/named: [0-9]* names$' "$WORK_DIR/fsck.txt" && ok "people can read it" || fail "text: exit code $code, $(cat "$WORK_DIR/fsck.txt")"
 cp "$WORK_DIR/tables.kept" "$META_DIR/tables"
 log=$(find "$META_DIR" -name 'log-*' | sort | tail -n 1)
 flip "$log" 110

@@ -4,6 +4,7 @@
 mod ask;
 mod check;
 mod compare;
+mod losses;
 mod offline;
 mod online;
 mod report;

@@ -3,7 +3,8 @@
 
 use super::ask::{AskData, AskMeta};
 use super::check::{Options, check};
-use super::report::Report;
+use super::losses;
+use super::report::{Problem, Report};
 use crate::panics;
 use anyhow::{Context as _, Result, bail};
 use cairn_common::error::{FsError, FsResult};
@@ -17,6 +18,7 @@ use cairn_common::wire::checksum::verify_pieces;
 use cairn_fsd::data::DataError;
 use cairn_fsd::data::bare::BareDir as DataDir;
 use cairn_fsd::data::volume::{Volume, VolumeError};
+use cairn_fsd::meta::losses::Losses;
 use cairn_fsd::meta::machine::OpenError;
 use cairn_fsd::meta::machine::bare::{Bare, BareDir as MetaDir};
 use std::cell::RefCell;
@@ -32,13 +34,15 @@ pub async fn find(dir: &Path, data_dirs: &[PathBuf], options: Options) -> Result
     let meta = MetaDir::open(dir)?;
     let data = data_dirs.iter().map(|dir| open_data(dir, options.repair)).collect::<Result<Vec<_>>>()?;
     let mut damage = Damage::default();
-    damage.of(meta.verify()).with_context(place)?;
+    if damage.of(meta.verify()).with_context(place)?.is_none() {
+        damage.touches(meta.losses()).with_context(place)?;
+    }
     let Some(bare) = damage.of(meta.load()).with_context(place)? else { return Ok(damage.report()) };
     let offline = Offline { bare, data };
     offline.check_owners(data_dirs)?;
     let Some(tree) = damage.of(offline.tree()).with_context(place)? else { return Ok(damage.report()) };
-    let tree = TreeReport { problems: [damage.found, tree.problems].concat(), ..tree };
-    Ok(check(&offline, tree, options).await)
+    let tree = TreeReport { problems: [damage.found.clone(), tree.problems].concat(), ..tree };
+    Ok(damage.add_to(check(&offline, tree, options).await))
 }
 
 fn open_data(dir: &Path, alone: bool) -> Result<Rc<DataNode>> {
@@ -54,6 +58,9 @@ fn open_data(dir: &Path, alone: bool) -> Result<Rc<DataNode>> {
 #[derive(Default)]
 struct Damage {
     found: Vec<String>,
+    /// What that touches, and what is not known of it.
+    touched: Vec<Problem>,
+    untold: Option<String>,
 }
 
 impl Damage {
@@ -72,9 +79,25 @@ impl Damage {
         }
     }
 
+    fn touches(&mut self, losses: Result<Losses, OpenError>) -> Result<(), OpenError> {
+        match losses {
+            Ok(losses) => self.touched = losses::problems(losses),
+            Err(OpenError::Corrupt(what)) => self.untold = Some(what),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// All that can be said.
-    fn report(self) -> Report {
-        Report::unreadable(self.found)
+    fn report(mut self) -> Report {
+        let report = Report::unreadable(std::mem::take(&mut self.found));
+        self.add_to(report)
+    }
+
+    fn add_to(self, mut report: Report) -> Report {
+        report.problems.extend(self.touched);
+        report.unchecked.extend(self.untold.map(|why| format!("which files the damage touches: {why}")));
+        report
     }
 }
 

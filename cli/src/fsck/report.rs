@@ -43,6 +43,18 @@ pub struct Node {
 pub enum Problem {
     /// The metadata contradicts itself.
     Tree { what: String },
+    /// Rows of the metadata that can't be read.
+    Rows {
+        table: &'static str,
+        /// Of inodes, or what else has these rows; `None`: from the first, to the last.
+        first: Option<u64>,
+        last: Option<u64>,
+        what: String,
+        /// Names of files that this touches.
+        files: Vec<String>,
+        /// How many are not named.
+        more: u64,
+    },
     Block {
         block: String,
         node: u32,
@@ -97,6 +109,11 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Problem::Tree { what } => write!(f, "metadata: {what}"),
+            Problem::Rows { what, files, more, .. } => {
+                write!(f, "metadata: {what}")?;
+                files.iter().try_for_each(|file| write!(f, "\n          {file}"))?;
+                if *more == 0 { Ok(()) } else { write!(f, "\n          and {more} more") }
+            }
             Problem::Block { block, node, what, files, complete } => {
                 write!(f, "block {block} on data daemon {node} {what}")?;
                 files.iter().try_for_each(|file| write!(f, "\n          in {file}"))?;

@@ -7,6 +7,7 @@ mod gc;
 pub mod lease;
 mod lock_wait;
 pub mod log;
+pub mod losses;
 pub mod machine;
 pub mod reaper;
 pub mod recall;

@@ -2,11 +2,12 @@
 //! disk is changed: what recovery does to the files stays in memory.
 
 use super::core::Core;
-use super::open::{DATA_FILE, Found, contained, find, open_store, refuse_half_loaded};
+use super::open::{DATA_FILE, Found, contained, find, open_store, refuse_half_loaded, tables_failed};
 use super::{OpenError, read_contained};
 use crate::disk::{Disk, Overlay, RealDisk};
 use crate::durable::DirLock;
-use crate::meta::tables::{Snapshot, State, Store, View};
+use crate::meta::losses::{self, Losses};
+use crate::meta::tables::{Files, Snapshot, State, Store, Survey, View};
 use cairn_common::error::FsResult;
 use cairn_common::ids::{ClusterId, SessionId};
 use std::path::Path;
@@ -40,6 +41,16 @@ impl BareDir {
     pub fn verify(&self) -> Result<(), OpenError> {
         refuse_half_loaded(&*self.disk)?;
         contained(|| Ok(open_store(&Overlay::new(self.disk.clone()), CACHE)?.verify()?))
+    }
+
+    /// What pages that can't be read touch, in the tables as of the last checkpoint. `Corrupt` if so much is damaged that
+    /// nothing can be told.
+    pub fn losses(&self) -> Result<Losses, OpenError> {
+        refuse_half_loaded(&*self.disk)?;
+        contained(|| {
+            let files = Files::open(&Overlay::new(self.disk.clone())).map_err(tables_failed)?;
+            Ok(losses::find(&mut Survey::open(files)?)?)
+        })
     }
 
     /// The state: the last checkpoint, with what the log has behind it.

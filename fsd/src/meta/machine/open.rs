@@ -171,7 +171,7 @@ fn unreadable(error: FsError) -> OpenError {
     OpenError::Corrupt(format!("metadata tables: they cannot be read: {error}"))
 }
 
-fn tables_failed(source: io::Error) -> OpenError {
+pub(super) fn tables_failed(source: io::Error) -> OpenError {
     OpenError::Io { path: TABLES.into(), source }
 }
 

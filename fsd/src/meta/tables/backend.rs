@@ -44,12 +44,50 @@ impl Severed {
 
 /// Why the tables can't be read any more, once they can't: after the first failed read redb fails whatever needs the file.
 #[derive(Clone, Default)]
-pub struct ReadFailure(Arc<OnceLock<String>>);
+pub struct ReadFailure(Arc<OnceLock<FirstFailure>>);
+
+struct FirstFailure {
+    at: u64,
+    line: String,
+}
 
 impl ReadFailure {
     #[must_use]
     pub fn get(&self) -> Option<&str> {
-        self.0.get().map(String::as_str)
+        self.0.get().map(|first| first.line.as_str())
+    }
+
+    /// Where in the file.
+    #[must_use]
+    pub fn place(&self) -> Option<u64> {
+        self.0.get().map(|first| first.at)
+    }
+}
+
+/// Why a page can't be had.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error("{} can't be read at byte {at}: {source}", TABLES)]
+    Io { at: u64, source: io::Error },
+    #[error("{} is damaged at byte {at}: {} bytes there don't match their checksum", TABLES, UNIT)]
+    Damaged { at: u64 },
+}
+
+impl Unreadable {
+    fn place(&self) -> u64 {
+        match self {
+            Unreadable::Io { at, .. } | Unreadable::Damaged { at } => *at,
+        }
+    }
+}
+
+impl From<Unreadable> for io::Error {
+    fn from(error: Unreadable) -> io::Error {
+        let kind = match &error {
+            Unreadable::Io { source, .. } => source.kind(),
+            Unreadable::Damaged { .. } => io::ErrorKind::InvalidData,
+        };
+        io::Error::new(kind, error)
     }
 }
 
@@ -174,18 +212,16 @@ impl State {
 }
 
 impl Inner {
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let cannot = |error: io::Error| {
-            io::Error::new(error.kind(), format!("{TABLES} can't be read at byte {offset}: {error}"))
-        };
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Unreadable> {
+        let cannot = |source| Unreadable::Io { at: offset, source };
         read_exact_at(&*self.files.tables, out, offset).map_err(cannot)?;
         if offset < UNIT as u64 {
             self.state.lock().header.show(offset, out);
         }
-        for (unit, bytes) in pages(offset, out)? {
+        for (unit, bytes) in pages(offset, out).map_err(cannot)? {
             let sum = sum_of(bytes);
             if unit > 0 && !self.state.lock().fits(unit, sum) {
-                return Err(damaged(unit));
+                return Err(Unreadable::Damaged { at: (unit * UNIT) as u64 });
             }
         }
         Ok(())
@@ -247,27 +283,20 @@ impl Inner {
     }
 
     /// The first failure is the one that counts: redb makes all others of it.
-    fn failed(&self, error: &io::Error) {
+    fn failed(&self, error: &Unreadable) {
         let mut first = false;
-        let line = self.failure.0.get_or_init(|| {
+        let FirstFailure { line, .. } = self.failure.0.get_or_init(|| {
             first = true;
-            error.to_string()
+            FirstFailure { at: error.place(), line: error.to_string() }
         });
         if first {
             tracing::error!(
                 target: "cairn",
-                "metadata tables: {line}; keep the directory; docs/operating/recovery.md says what to do"
+                "metadata tables: {line}; keep the directory; 'cairn fsck --meta-dir' names the files that this touches, \
+                 docs/operating/recovery.md says what to do"
             );
         }
     }
-}
-
-fn damaged(unit: usize) -> io::Error {
-    let at = unit * UNIT;
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("{TABLES} is damaged at byte {at}: {UNIT} bytes there don't match their checksum"),
-    )
 }
 
 /// The units that lie wholly in what is at `offset`: redb reads and writes no part of one, but for the header.
@@ -340,7 +369,7 @@ impl redb::StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out).inspect_err(|error| self.0.failed(error))
+        self.0.read(offset, out).inspect_err(|error| self.0.failed(error)).map_err(io::Error::from)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! The tables as of a checkpoint, in redb, opened once and read by everyone until the next.
 
-use super::failed;
+use super::failed_in;
 use super::memtable::Bounds;
 use super::schema::{Bytes as Value, Table, with_definition};
 use cairn_common::error::FsResult;
@@ -31,16 +31,21 @@ impl Base {
     }
 
     pub fn get(&self, table: Table, key: &[u8]) -> FsResult<Option<Stored>> {
-        self.tables[table as usize].get(key)
+        self.tables[table as usize].get(table, key)
     }
 
     /// Rows in order of their keys, or against it.
     pub fn range(&self, table: Table, bounds: Bounds<'_>, backwards: bool) -> FsResult<StoredRows> {
-        self.tables[table as usize].range(bounds, backwards)
+        self.tables[table as usize].range(table, bounds, backwards)
     }
 
     pub fn len(&self, table: Table) -> FsResult<u64> {
-        self.tables[table as usize].len()
+        self.tables[table as usize].len(table)
+    }
+
+    /// Bytes of each key, if all have as many.
+    pub fn key_width(&self, table: Table) -> Option<usize> {
+        self.tables[table as usize].key_width()
     }
 }
 
@@ -52,28 +57,34 @@ fn typed<K: Key>(bound: Bound<&[u8]>) -> Bound<K::SelfType<'_>> {
     bound.map(K::from_bytes)
 }
 
-/// A table whatever the type of its keys.
+/// A table whatever the type of its keys. `table` says which, for the log.
 trait Readable: Send + Sync {
-    fn get(&self, key: &[u8]) -> FsResult<Option<Stored>>;
-    fn range(&self, bounds: Bounds<'_>, backwards: bool) -> FsResult<StoredRows>;
-    fn len(&self) -> FsResult<u64>;
+    fn get(&self, table: Table, key: &[u8]) -> FsResult<Option<Stored>>;
+    fn range(&self, table: Table, bounds: Bounds<'_>, backwards: bool) -> FsResult<StoredRows>;
+    fn len(&self, table: Table) -> FsResult<u64>;
+    fn key_width(&self) -> Option<usize>;
 }
 
 impl<K: Key + Send + Sync + 'static> Readable for ReadOnlyTable<K, Value> {
-    fn get(&self, key: &[u8]) -> FsResult<Option<Stored>> {
-        ReadOnlyTable::get(self, K::from_bytes(key)).map_err(failed)
+    fn get(&self, table: Table, key: &[u8]) -> FsResult<Option<Stored>> {
+        ReadOnlyTable::get(self, K::from_bytes(key)).map_err(|error| failed_in(table, error))
     }
 
-    fn range(&self, (first, last): Bounds<'_>, backwards: bool) -> FsResult<StoredRows> {
-        let rows = ReadOnlyTable::range(self, (typed::<K>(first), typed::<K>(last))).map_err(failed)?;
-        let row = |row: Result<(AccessGuard<'static, K>, Stored), redb::StorageError>| {
-            let (key, value) = row.map_err(failed)?;
+    fn range(&self, table: Table, (first, last): Bounds<'_>, backwards: bool) -> FsResult<StoredRows> {
+        let rows = ReadOnlyTable::range(self, (typed::<K>(first), typed::<K>(last)))
+            .map_err(|error| failed_in(table, error))?;
+        let row = move |row: Result<(AccessGuard<'static, K>, Stored), redb::StorageError>| {
+            let (key, value) = row.map_err(|error| failed_in(table, error))?;
             Ok((RowKey::from_slice(K::as_bytes(&key.value()).as_ref()), value))
         };
         Ok(if backwards { Box::new(rows.rev().map(row)) } else { Box::new(rows.map(row)) })
     }
 
-    fn len(&self) -> FsResult<u64> {
-        ReadableTableMetadata::len(self).map_err(failed)
+    fn len(&self, table: Table) -> FsResult<u64> {
+        ReadableTableMetadata::len(self).map_err(|error| failed_in(table, error))
+    }
+
+    fn key_width(&self) -> Option<usize> {
+        K::fixed_width()
     }
 }

@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const TABLE: Table = Table::Extent;
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
-fn create(disk: &SimDisk) -> Store {
+pub fn create(disk: &SimDisk) -> Store {
     let store = Store::open(Files::create(disk).unwrap(), 1 << 20).unwrap();
     store.init(state(0), |_tx| Ok(())).unwrap();
     store.close();
@@ -26,7 +26,7 @@ fn create(disk: &SimDisk) -> Store {
     open(disk).unwrap()
 }
 
-fn open(disk: &SimDisk) -> Result<Store, StoreError> {
+pub fn open(disk: &SimDisk) -> Result<Store, StoreError> {
     Store::open(Files::open(disk).unwrap(), 64 << 10)
 }
 

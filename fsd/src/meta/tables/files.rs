@@ -10,7 +10,8 @@ pub const TABLES: &str = "tables";
 /// The checksums of its pages.
 pub const SUMS: &str = "tables.sums";
 
-/// See the module.
+/// See the module. Clones share the files.
+#[derive(Clone)]
 pub struct Files {
     pub tables: Arc<dyn DiskFile>,
     pub sums: Arc<dyn DiskFile>,

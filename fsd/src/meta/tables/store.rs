@@ -28,6 +28,12 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
     }
 }
 
+impl StoreError {
+    pub(super) fn new(what: &str) -> StoreError {
+        StoreError(what.to_owned())
+    }
+}
+
 /// The tables.
 ///
 /// Dropped without [`Store::close`], it leaves the file as a killed process would: at the last checkpoint.

@@ -8,6 +8,7 @@ mod dead_blocks;
 mod decided_later;
 mod faults;
 mod full;
+mod losses;
 pub mod random;
 mod renew;
 mod slow_checkpoint;
