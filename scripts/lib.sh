@@ -212,25 +212,36 @@ meta_start() {
     wait_listening || return 1
     META_ADDR=$LISTEN_ADDR
 }
-data_start() {
+data_start() { data_begin && data_ready; }
+# data_begin, data_ready: the same in two steps, for who starts something else meanwhile.
+data_begin() {
     mkdir -p "$WORK_DIR/data"
     spawn data "$(bin cairn-fsd)" data --data-dir "$WORK_DIR/data" --listen "${DATA_ADDR:-127.0.0.1:0}" --meta "$META_ADDR" ${DATA_ARGS:-}
     DATA_PID=$SPAWNED_PID
+    DATA_FROM=$SPAWNED_FROM
+}
+data_ready() {
+    SPAWNED_PID=$DATA_PID SPAWNED_LOG=$WORK_DIR/data.log SPAWNED_FROM=$DATA_FROM
     wait_listening || return 1
     DATA_ADDR=$LISTEN_ADDR
 }
 # mount_at DIR [OPTIONS] [SUBTREE]: cairn-mountd in the foreground as a process of ours; its pid is in MOUNT_PID.
-mount_at() {
+mount_at() { mount_begin "$@" && mount_ready "$1" "$MOUNT_PID"; }
+# mount_begin DIR [OPTIONS] [SUBTREE], mount_ready DIR PID: the same in two steps.
+mount_begin() {
     local dir=$1 opts=${2:-} sub=${3:-/} args=()
     mkdir -p "$dir"
     [ -n "$opts" ] && args=(-o "$opts")
     spawn "mount-$(basename "$dir")" "$(bin cairn-mountd)" "$META_ADDR:$sub" "$dir" -f "${args[@]}"
     MOUNT_PID=$SPAWNED_PID
     LIB_MOUNTS+=("$dir")
-    mounted_or_dead() { is_mounted "$dir" || gone "$MOUNT_PID"; }
+}
+mount_ready() {
+    local dir=$1 pid=$2
+    mounted_or_dead() { is_mounted "$dir" || gone "$pid"; }
     # One that was killed is not waited for, unless it left no life file: then 30 s after it or its server was last up.
     wait_until 50 mounted_or_dead || true
-    is_mounted "$dir" || { say "mount at $dir did not come up:"; tail -n 30 "$SPAWNED_LOG" >&2; return 1; }
+    is_mounted "$dir" || { say "mount at $dir did not come up:"; tail -n 30 "$WORK_DIR/mount-$(basename "$dir").log" >&2; return 1; }
 }
 # cluster_start [MOUNTS]: metadata and data daemon, and mounts $WORK_DIR/mnt-a, mnt-b ...; paths in MNT_A and MNT_B.
 cluster_start() {
@@ -258,6 +269,15 @@ cluster_stop() {
     [ -n "${META_PID:-}" ] && { stop "$META_PID" || ok=1; }
     return $ok
 }
+# A network of our own.
+# proxy_start NAME TARGET: its address is in LISTEN_ADDR; it does what is written to $WORK_DIR/NAME.ctl.
+proxy_start() {
+    mkfifo "$WORK_DIR/$1.ctl"
+    spawn "$1" "$(bin cairn-test-proxy)" "$2" "$WORK_DIR/$1.ctl"
+    wait_listening
+}
+# net WHICH COMMAND...: to the proxy net-WHICH.
+net() { local to=$1; shift; echo "$*" >"$WORK_DIR/net-$to.ctl"; }
 # fsck_clean: cairn fsck has checked everything and found nothing wrong. Blocks that a dead mount never committed are not wrong.
 fsck_clean() {
     local code=0

@@ -130,6 +130,11 @@ impl Status {
         }
     }
 
+    /// None of what data daemons have free can be used.
+    fn metadata_is_full(&self) -> bool {
+        self.space.available == 0 && self.data.nodes.iter().any(|node| node.answers && node.available > 0)
+    }
+
     /// All daemons answered, and there is at least one for data.
     pub fn complete(&self) -> bool {
         !self.data.nodes.is_empty() && self.data.nodes.iter().all(|node| node.answers)
@@ -175,6 +180,9 @@ impl fmt::Display for Status {
             space.inodes,
             Size(space.allocated)
         )?;
+        if self.metadata_is_full() {
+            writeln!(f, "          NOTHING CAN BE MADE: the metadata daemon's disk is full, data daemons have room")?;
+        }
         if meta.orphans > 0 || meta.delete_queue > 0 {
             writeln!(f, "          {} open-unlinked, {} blocks to delete", meta.orphans, meta.delete_queue)?;
         }

@@ -2,6 +2,7 @@
 //! rules, the protocol and its wire form. No I/O of its own but the wire.
 
 pub mod attr;
+pub mod budget;
 pub mod config;
 pub mod env;
 pub mod errno;

@@ -2,11 +2,13 @@
 //!
 //! Touching new pages costs more than copying into old ones (several times more for 1 MiB). A
 //! [`BufferPool`] keeps a bounded number of buffers of one size; [`PayloadBuffers`] is a set of pools
-//! by size class. Taking never waits: beyond what is kept, memory is allocated and later freed.
+//! by size class. Taking never waits: beyond what is kept, memory is allocated and later freed;
+//! a [`Budget`] counts what is in use, for servers to take no more in than they can hold.
 //!
 //! A frozen buffer returns to its pool when the last slice of it is dropped. So who keeps a small
 //! slice for long (a cache) keeps the whole buffer: copy the slice instead.
 
+use crate::budget::{Budget, Spent};
 use crate::limits::FRAME_PAYLOAD_MAX;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -19,6 +21,10 @@ const POOLED_MIN: usize = 16 << 10;
 /// Sizes of [`PayloadBuffers`] and how many free buffers of each are kept: 61 MiB at most together.
 const CLASSES: [(usize, usize); 4] =
     [(64 << 10, 80), (256 << 10, 16), (1 << 20, 12), (FRAME_PAYLOAD_MAX + (64 << 10), 8)];
+
+/// Bytes of [`PayloadBuffers`] in use beyond which a server takes no more payloads in, over all connections: what many
+/// clients send at once, to a disk that is slower than they are, waits in their sockets.
+const IN_USE_MAX: usize = 512 << 20;
 
 /// A bounded store of free buffers of one size. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -46,7 +52,7 @@ impl BufferPool {
     pub fn take(&self) -> PooledBuf {
         let kept = self.shelf.free.lock().pop();
         let memory = kept.unwrap_or_else(|| vec![0; self.shelf.buffer_size]);
-        PooledBuf { memory, filled: 0, home: Some(self.shelf.clone()) }
+        PooledBuf { memory, filled: 0, home: Some(self.shelf.clone()), spent: None }
     }
 
     /// Capacity of each buffer.
@@ -81,13 +87,14 @@ pub struct PooledBuf {
     memory: Vec<u8>,
     filled: usize,
     home: Option<Arc<Shelf>>,
+    spent: Option<Spent>,
 }
 
 impl PooledBuf {
     /// A buffer that belongs to no pool.
     #[must_use]
     pub fn unpooled(capacity: usize) -> PooledBuf {
-        PooledBuf { memory: vec![0; capacity], filled: 0, home: None }
+        PooledBuf { memory: vec![0; capacity], filled: 0, home: None, spent: None }
     }
 
     /// How many bytes it can hold.
@@ -185,14 +192,21 @@ impl Drop for PooledBuf {
 #[derive(Clone, Debug)]
 pub struct PayloadBuffers {
     classes: Arc<[BufferPool]>,
+    budget: Arc<Budget>,
 }
 
 impl PayloadBuffers {
     /// A set of its own. Most callers want [`PayloadBuffers::shared`].
     #[must_use]
     pub fn new() -> PayloadBuffers {
+        PayloadBuffers::within(IN_USE_MAX)
+    }
+
+    /// The same with another limit of what may be in use.
+    #[must_use]
+    pub fn within(limit: usize) -> PayloadBuffers {
         let classes = CLASSES.map(|(size, count)| BufferPool::new(size, count));
-        PayloadBuffers { classes: Arc::new(classes) }
+        PayloadBuffers { classes: Arc::new(classes), budget: Budget::new(limit) }
     }
 
     /// The set of this process: connections share what is kept.
@@ -208,10 +222,24 @@ impl PayloadBuffers {
         if len < POOLED_MIN {
             return PooledBuf::unpooled(len);
         }
-        match self.classes.iter().find(|class| class.buffer_size() >= len) {
+        let mut taken = match self.classes.iter().find(|class| class.buffer_size() >= len) {
             Some(class) => class.take(),
             None => PooledBuf::unpooled(len),
-        }
+        };
+        taken.spent = Some(self.budget.spend(taken.capacity()));
+        taken
+    }
+
+    /// What is in use of them; small ones are not counted.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Whether a buffer for `len` bytes can be taken without going beyond what may be in use.
+    #[must_use]
+    pub fn has_room(&self, len: usize) -> bool {
+        len < POOLED_MIN || self.budget.has_room(len)
     }
 
     /// Bytes kept in free buffers right now.

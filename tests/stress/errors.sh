@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What programs and people see while servers are away: hard mounts wait and go on, soft ones tell in time, signals end every wait,
-# df, cairn status and umount end in seconds, a watchdog frees the users of a mount that is beyond help, and one failing disk of two is no harm.
+# df, cairn status and umount end in seconds, a watchdog frees the users of a mount that is beyond help, one failing disk of two is no harm, and one that hangs is as a server that is away.
 # Usage: errors.sh [PART...]     makes a cluster of its own; root, because it mounts
 set -euo pipefail
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -8,7 +8,7 @@ is_root || skip "umount and ordinary users need root"
 need_packages python3 fuse3 jq
 lib_trap
 work_dir
-parts=${*:-signals hard soft alone figures umount watchdog user disk}
+parts=${*:-signals kernel hard soft cut alone figures umount watchdog user disk frozen}
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 # in_ms LIMIT WHAT: since the last `clock=$(now_ms)`.
 in_ms() {
@@ -22,14 +22,23 @@ export CAIRN_RUN_DIR=$WORK_DIR/run
 
 # ---- faults ----------------------------------------------------------------------------------------------------------
 
+# stop_still PID: none of its threads answers any more when this returns. The signal itself is under way for a moment.
+stop_still() {
+    local pid=$1
+    kill -STOP "$pid"
+    still() { [ -z "$(grep -h "^State:" /proc/"$pid"/task/*/status | grep -v "T (stopped)")" ]; }
+    wait_until 5 still || fail "process $pid does not stand still"
+}
 fault() {
     case $1 in
         meta-killed) kill_hard "$META_PID" ;;
-        meta-stopped) kill -STOP "$META_PID" ;;
+        meta-stopped) stop_still "$META_PID" ;;
         data-killed) kill_hard "$DATA_PID" ;;
-        data-stopped) kill -STOP "$DATA_PID" ;;
+        data-stopped) stop_still "$DATA_PID" ;;
         both-killed) kill_hard "$META_PID"; kill_hard "$DATA_PID" ;;
-        both-stopped) kill -STOP "$META_PID" "$DATA_PID" ;;
+        both-stopped) stop_still "$META_PID" && stop_still "$DATA_PID" ;;
+        both-cut) net meta silence both; net data silence both ;;
+        *-frozen) fsfreeze -f "$WORK_DIR/${1%-frozen}" ;;
     esac
 }
 heal() {
@@ -40,6 +49,8 @@ heal() {
         meta-stopped) kill -CONT "$META_PID" ;;
         data-stopped) kill -CONT "$DATA_PID" ;;
         both-stopped) kill -CONT "$META_PID" "$DATA_PID" ;;
+        both-cut) net meta silence none; net data silence none ;;
+        *-frozen) fsfreeze -u "$WORK_DIR/${1%-frozen}" ;;
     esac
 }
 
@@ -49,7 +60,10 @@ heal() {
 META_CALLS="stat list open create mkdir rename link symlink unlink chmod truncate setxattr getxattr fallocate copy seekdata seekhole append
     fsyncdir flock lockf unlock close"
 DATA_CALLS="read fault write osync fsync copydirty msync"
-# Pages that a mapping has changed are not waited for in the full one: that wait is the kernel's own.
+# Those that wait for a disk whatever is in memory.
+META_CHANGES="create mkdir rename link symlink unlink chmod truncate setxattr fallocate copy append fsyncdir flock lockf unlock close"
+DATA_CHANGES="write osync fsync copydirty msync"
+# Pages that a mapping has changed are not waited for in the full one: that wait is the kernel's own (see there).
 FULL=$WORK_DIR/full
 full_start() { mount_at "$FULL" "allow_other,dirty=16MiB${1:-}" && FULL_PID=$MOUNT_PID || { fail "no mount with little memory"; return 1; }; }
 full_end() { unmount "$FULL" && wait_until 20 gone "$FULL_PID" || fail "umount of the mount with little memory"; }
@@ -122,14 +136,110 @@ signals() {
     full_end
 }
 
+# ---- waits that are the kernel's own ---------------------------------------------------------------------------------
+
+# asleep PID: in the kernel, where no signal is heard.
+asleep() { grep -qs "^State:.D" "/proc/$1/status"; }
+kernel() {
+    unmount "$MNT_B" && wait_until 20 gone "$MNT_B_PID" || fail "umount"
+    same_directory first second
+    same_directory second first
+    changed_pages heal
+    changed_pages umount
+    changed_pages soft
+    cluster_second || fail "no second mount"
+}
+# maker NAME: makes a directory of that name in $MNT_A/same; its pid is in MAKER_PID.
+maker() {
+    mkdir "$MNT_A/same/$1" 2>>"$WORK_DIR/waits.log" &
+    MAKER_PID=$!
+    LIB_PIDS+=("$MAKER_PID")
+}
+asks() { grep -qs request_wait_answer "/proc/$1/wchan"; }
+# same_directory KILLED-FIRST KILLED-THEN: two processes change one directory while the servers are away. The second waits behind the
+# first's lock, deaf to signals, and no longer than that one: both are gone in whichever order they are killed. The mount is alone: it
+# knows all names, and comes as far as the change itself.
+same_directory() {
+    local -A makers
+    mkdir -p "$MNT_A/same"
+    ls -l "$MNT_A/same" >/dev/null
+    fault both-stopped
+    maker "first-$1"
+    makers[first]=$MAKER_PID
+    wait_until 5 asks "${makers[first]}" || fail "nobody waits to make a directory"
+    maker "second-$1"
+    makers[second]=$MAKER_PID
+    # Kernels may come where this wait hears signals; then there is nothing special about it.
+    wait_until 5 asleep "${makers[second]}" || echo "the second one's wait is not the kernel's own here"
+    kill -KILL "${makers[$1]}"
+    clock=$(now_ms)
+    if [ "$1" = first ]; then
+        wait_until 5 gone "${makers[first]}" || fail "the first of two in a directory can't be killed"
+        in_ms 2000 "killed while another one waits behind it"
+        # Now it is the one that asks.
+        wait_until 5 asks "${makers[second]}" || fail "the second does not go on when the first is gone"
+        clock=$(now_ms)
+    fi
+    kill -KILL "${makers[$2]}"
+    all_two_gone() { gone "${makers[first]}" && gone "${makers[second]}"; }
+    wait_until 5 all_two_gone || fail "killed, $1 first: not gone in 5 s"
+    in_ms 2000 "two that change one directory are killed, the $1 first: both are gone"
+    heal both-stopped
+    works() { timeout 5 mkdir -p "$MNT_A/same/works"; }
+    wait_until 30 works || fail "the mount does not go on"
+    # Who was killed before it could ask has changed nothing.
+    [ "$1" = first ] || [ ! -e "$MNT_A/same/second-$1" ] || fail "killed behind another's lock, and the directory is made"
+}
+# changed_pages HOW: a process that has changed pages of a mapping and is killed ends at once when the mount has room for them. When it has
+# not, the kernel holds the dying process until they are taken: the servers are back (heal), the mount is ended (umount), or gives up (soft).
+changed_pages() {
+    local small large
+    full_start "$([ "$1" != soft ] || echo ",soft,timeo=2s")" || return 0
+    stage "pages-$1" "$MNT_A" mapped mapfull || return 0
+    small=${CALLERS[mapped]} large=${CALLERS[mapfull]}
+    fault data-stopped
+    go
+    wait_until 10 test -e "$(mark mapped).done" || fail "a page of a mapping can't be changed while the data daemon is away"
+    wait_until 10 asleep "$large" || fail "more pages than the mount has room for: nobody waits"
+    clock=$(now_ms)
+    kill -KILL "$small" "$large"
+    wait_until 5 gone "$small" || fail "killed with changed pages: still there"
+    in_ms 2000 "killed with changed pages that the mount has room for"
+    # Kernels may come that do not wait here.
+    gone "$large" || echo "killed with more changed pages than that: waits in $(cat "/proc/$large/wchan")"
+    clock=$(now_ms)
+    case $1 in
+        heal)
+            heal data-stopped
+            wait_until 10 gone "$large" || fail "the data daemon is back, and the killed process stays"
+            in_ms 5000 "the data daemon is back: the killed process ends"
+            full_end
+            ;;
+        umount)
+            plain_umount -f "$FULL" || fail "umount -f: $(cat "$WORK_DIR/umount.log")"
+            wait_until 10 gone "$large" || fail "the mount is ended, and the killed process stays"
+            in_ms 2000 "umount -f: the killed process ends"
+            heal data-stopped
+            wait_until 20 gone "$FULL_PID" || fail "umount -f: the daemon stays"
+            ;;
+        soft)
+            wait_until 20 gone "$large" || fail "the mount is soft, and the killed process stays"
+            in_ms 10000 "a soft mount gives up: the killed process ends"
+            heal data-stopped
+            full_end
+            ;;
+    esac
+}
+
 # ---- hard: wait, say so once, go on ----------------------------------------------------------------------------------
 
 hard() {
-    local fault call from log=$WORK_DIR/mount-mnt-a.log
+    local fault call calls from log=$WORK_DIR/mount-mnt-a.log
     full_start || return 0
-    for fault in meta-killed both-killed meta-stopped data-killed; do
+    for fault in ${*:-meta-killed both-killed meta-stopped data-killed}; do
         from=$(wc -l <"$log")
-        stage "hard-$fault" "$MNT_A" $META_CALLS $DATA_CALLS || return 0
+        case $fault in *-frozen) calls="$META_CHANGES $DATA_CHANGES" ;; *) calls="$META_CALLS $DATA_CALLS" ;; esac
+        stage "hard-$fault" "$MNT_A" $calls || return 0
         fault "$fault"
         go
         sleep 2
@@ -159,54 +269,87 @@ has_written() {
 
 # ---- soft: an error in time, and nothing twice -----------------------------------------------------------------------
 
-soft() {
-    local fault call line ms number at written timeo=2000
-    mount_at "$WORK_DIR/soft" "allow_other,soft,timeo=${timeo}ms" || { fail "no soft mount"; return; }
+TIMEO=2000
+soft_start() {
+    mount_at "$WORK_DIR/soft" "allow_other,soft,timeo=${TIMEO}ms" || { fail "no soft mount"; return 1; }
     SOFT_PID=$MOUNT_PID
-    full_start ",soft,timeo=${timeo}ms" || return 0
-    for fault in meta-killed meta-stopped data-stopped data-killed; do
-        # An error where a page is touched is SIGBUS; that of what could not be stored is told by close, which does not wait for it.
-        case $fault in data-*) calls="${DATA_CALLS/fault/bus} closing" ;; *) calls=$META_CALLS ;; esac
-        stage "soft-$fault" "$WORK_DIR/soft" $calls || return 0
-        fault "$fault"
-        go
-        wait_until 15 all_done || fail "soft, $fault: no error in 15 s: $(who_is_left)"
-        for call in $calls; do
-            line=$(cat "$(mark "$call").done" 2>/dev/null || echo "none 0")
-            number=${line% *} ms=${line#* }
-            # 5 is EIO. Several have to ask more than once, look at the root first, and the kernel lets one after the other ask for the
-            # directory that they share.
-            [ "$number" = 5 ] && [ "$ms" -ge 1500 ] && [ "$ms" -le $((timeo + 3000)) ] || fail "soft, $fault: $call: errno $number after $ms ms"
-        done
-        ok "soft, $fault: errors in time"
-        heal "$fault"
-        # The mount works on, and what was told failed has happened once or not at all.
-        works() { timeout 5 mkdir "$WORK_DIR/soft/soft-$fault/works"; }
-        wait_until 30 works || fail "soft, $fault: the mount does not go on"
-        at=$MNT_B/soft-$fault
-        case $fault in meta-*)
-            [ "$(find "$at" -mindepth 2 -name new -o -mindepth 2 -name dir -o -mindepth 2 -name symbolic | wc -l)" -le 3 ] || fail "soft, $fault: too many names"
-            [ "$(ls "$at/rename" | wc -l)" = 1 ] || fail "soft, $fault: a renamed file has names $(ls "$at/rename")"
-            [ "$(stat -c %h "$at/link/file")" = "$(ls "$at/link" | wc -l)" ] || fail "soft, $fault: a wrong link count"
-            [ "$(stat -c %s "$at/append/file")" -le 7 ] || fail "soft, $fault: appended twice"
-            [ "$(stat -c %b "$at/fallocate/file")" -le 20 ] && [ "$(stat -c %s "$at/copy/copied")" -le 4 ] || fail "soft, $fault: too much set aside or copied"
-            for call in flock close; do
-                timeout 20 flock -n "$at/$call/file" true || fail "soft, $fault: $call was told failed, and holds its lock"
-            done
-            ;;
-        *)
-            # What was written stays, and is stored now; what could not be begun did not happen.
-            for call in fsync copydirty msync closing; do has_written "$at/$call" 300000; done
-            [ "$(stat -c %s "$at/copydirty/copied")" = 0 ] || fail "soft, $fault: a copy that was told failed"
-            written=$(stat -c %s "$at/write/file")
-            [ "$written" -ge 8000000 ] && has_written "$at/write" "$written"
-            ;;
-        esac
-    done
+    full_start ",soft,timeo=${TIMEO}ms"
+}
+soft_end() {
     full_end
     umount "$WORK_DIR/soft" || fail "umount of the soft mount"
     wait_until 20 gone "$SOFT_PID" || fail "the soft mount's daemon stays"
 }
+soft() {
+    local fault
+    soft_start || return 0
+    for fault in meta-killed meta-stopped data-stopped data-killed both-stopped both-killed; do
+        case $fault in
+            meta-*) soft_fault "$fault" $META_CALLS ;;
+            *) soft_fault "$fault" $SOFT_DATA_CALLS ;;
+        esac || return 0
+    done
+    # The calls that need the metadata daemon do not get further because the other one is away, too.
+    for fault in both-stopped both-killed; do soft_fault "$fault" $META_CALLS || return 0; done
+    soft_end
+}
+# The network takes all and brings nothing, of both servers at the same time; no connection ends.
+cut_off() {
+    local data_args=${DATA_ARGS:-} meta=$META_ADDR
+    proxy_start net-meta "$META_ADDR" && META_PROXY=$LISTEN_ADDR && proxy_start net-data "$DATA_ADDR" || { fail "no proxies"; return 0; }
+    # The data daemon itself is not cut off from the metadata daemon; all mounts reach it through the proxy.
+    stop "$DATA_PID" && DATA_ARGS="--advertise $LISTEN_ADDR" data_start || { fail "the data daemon does not start"; return 0; }
+    META_ADDR=$META_PROXY
+    soft_start || return 0
+    META_ADDR=$meta
+    soft_fault both-cut $META_CALLS && soft_fault both-cut $SOFT_DATA_CALLS || return 0
+    soft_end
+    stop "$DATA_PID" && DATA_ARGS=$data_args data_start || fail "the data daemon does not start"
+}
+# An error where a page is touched is SIGBUS; that of what could not be stored is told by close, which does not wait for it.
+SOFT_DATA_CALLS="${DATA_CALLS/fault/bus} closing"
+SOFT_ROUND=0
+# soft_fault FAULT CALL...: each sees EIO in time, the mount works on afterwards, and what was told failed has happened once or not at all.
+soft_fault() {
+    local fault=$1 call line ms number at written
+    shift
+    SOFT_ROUND=$((SOFT_ROUND + 1))
+    stage "soft-$fault-$SOFT_ROUND" "$WORK_DIR/soft" "$@" || return 1
+    fault "$fault"
+    go
+    wait_until 15 all_done || fail "soft, $fault: no error in 15 s: $(who_is_left)"
+    for call in "$@"; do
+        line=$(cat "$(mark "$call").done" 2>/dev/null || echo "none 0")
+        number=${line% *} ms=${line#* }
+        # 5 is EIO. Several have to ask more than once, look at the root first, and the kernel lets one after the other ask for the
+        # directory that they share.
+        [ "$number" = 5 ] && [ "$ms" -ge 1500 ] && [ "$ms" -le $((TIMEO + 3000)) ] || fail "soft, $fault: $call: errno $number after $ms ms"
+    done
+    ok "soft, $fault: errors of $# calls in time, the last after $(slowest "$@") ms"
+    heal "$fault"
+    works() { timeout 5 mkdir "$WORK_DIR/soft/$STAGE/works"; }
+    wait_until 30 works || fail "soft, $fault: the mount does not go on"
+    at=$MNT_B/$STAGE
+    case " $* " in *" rename "*)
+        [ "$(find "$at" -mindepth 2 -name new -o -mindepth 2 -name dir -o -mindepth 2 -name symbolic | wc -l)" -le 3 ] || fail "soft, $fault: too many names"
+        [ "$(ls "$at/rename" | wc -l)" = 1 ] || fail "soft, $fault: a renamed file has names $(ls "$at/rename")"
+        [ "$(stat -c %h "$at/link/file")" = "$(ls "$at/link" | wc -l)" ] || fail "soft, $fault: a wrong link count"
+        [ "$(stat -c %s "$at/append/file")" -le 7 ] || fail "soft, $fault: appended twice"
+        [ "$(stat -c %b "$at/fallocate/file")" -le 20 ] && [ "$(stat -c %s "$at/copy/copied")" -le 4 ] || fail "soft, $fault: too much set aside or copied"
+        for call in flock close; do
+            timeout 20 flock -n "$at/$call/file" true || fail "soft, $fault: $call was told failed, and holds its lock"
+        done
+        ;;
+    *)
+        # What was written stays, and is stored now; what could not be begun did not happen.
+        for call in fsync copydirty msync closing; do has_written "$at/$call" 300000; done
+        [ "$(stat -c %s "$at/copydirty/copied")" = 0 ] || fail "soft, $fault: a copy that was told failed"
+        written=$(stat -c %s "$at/write/file")
+        [ "$written" -ge 8000000 ] && has_written "$at/write" "$written" || fail "soft, $fault: $written bytes are left of what was written"
+        ;;
+    esac
+}
+slowest() { for call in "$@"; do cut -d' ' -f2 "$(mark "$call").done"; done | sort -n | tail -n 1; }
 
 # A soft mount that is alone knows its names, so that the calls come as far as the change itself. What was sent and not answered may
 # happen later, and only once; what could not be sent does not happen.
@@ -480,10 +623,65 @@ disk() {
     fsck_clean || fail "fsck"
 }
 
+# ---- a disk that hangs -----------------------------------------------------------------------------------------------
+
+# Their directories on file systems that can be frozen: whatever changes one then does not return before it is thawed.
+freezable() {
+    local dir
+    stop "$DATA_PID" && stop "$META_PID" || fail "a daemon does not end"
+    for dir in "$WORK_DIR/meta" "$WORK_DIR/data"; do
+        truncate -s 2G "$dir.img"
+        mkfs.ext4 -q -F "$dir.img"
+        mv "$dir" "$dir-before"
+        mkdir "$dir"
+        mount -o loop "$dir.img" "$dir" || skip "no loop device can be mounted here"
+        at_end "fsfreeze -u '$dir' 2>/dev/null; umount -l '$dir'"
+        cp -a "$dir-before/." "$dir/"
+    done
+    meta_start && data_start
+}
+# told NAME: the log of the daemon says that its disk hangs.
+told() { tail -n "+$((from + 1))" "$WORK_DIR/$1.log" | grep -q "$WORK_DIR/$1: a .* has not returned for .* s: the disk hangs"; }
+goes_on() { tail -n "+$((from + 1))" "$WORK_DIR/$1.log" | grep -q "$WORK_DIR/$1: the disk goes on, after"; }
+frozen() {
+    local signal name from
+    freezable || { fail "the daemons do not start on other disks"; return; }
+    full_start || return 0
+    for signal in KILL INT; do
+        ends_by_signal "$signal" meta-frozen $META_CHANGES
+        ends_by_signal "$signal" data-frozen $DATA_CHANGES
+    done
+    full_end
+    hard meta-frozen data-frozen
+    soft_start && soft_fault meta-frozen $META_CHANGES && soft_fault data-frozen $DATA_CHANGES closing && soft_end || fail "no soft mount"
+    for name in meta data; do
+        from=$(wc -l <"$WORK_DIR/$name.log")
+        mount_at "$WORK_DIR/um" allow_other || { fail "no mount"; return; }
+        stage "frozen-$name" "$MNT_A" fsync mkdir || return 0
+        fault "$name-frozen"
+        go
+        wait_until 15 told "$name" && ok "$name: the log says that the disk hangs" || fail "$name: the log does not say that the disk hangs: $(cat "$WORK_DIR/$name.log")"
+        clock=$(now_ms)
+        timeout 20 df "$MNT_A" >/dev/null || fail "$name-frozen: df"
+        in_ms 2000 "$name-frozen: df"
+        clock=$(now_ms)
+        timeout 20 "$(bin cairn)" status --meta "$META_ADDR" >"$WORK_DIR/status" 2>&1 && fail "$name-frozen: cairn status says that all is well"
+        in_ms 2000 "$name-frozen: cairn status"
+        grep -q -e "$DATA_ADDR DOES NOT ANSWER" -e "metadata daemon at $META_ADDR does not answer" "$WORK_DIR/status" || fail "$name-frozen: cairn status does not name it: $(cat "$WORK_DIR/status")"
+        clock=$(now_ms)
+        plain_umount -f "$WORK_DIR/um" || fail "$name-frozen: umount -f: $(cat "$WORK_DIR/umount.log")"
+        in_ms 2000 "$name-frozen: umount -f"
+        heal "$name-frozen"
+        wait_until 30 all_done && wait_until 10 goes_on "$name" && ok "$name: it goes on with the disk" || fail "$name: $(who_is_left) waits, the log says $(tail -n 3 "$WORK_DIR/$name.log")"
+        wait_until 20 gone "$MOUNT_PID" || fail "$name-frozen: umount -f: the daemon stays"
+    done
+    fsck_clean || fail "fsck"
+}
+
 cluster_start 2
 for part in $parts; do
     from=$SECONDS
-    case $part in umount) umount_ ;; *) "$part" ;; esac
+    case $part in umount) umount_ ;; cut) cut_off ;; *) "$part" ;; esac
     echo "$part: $((SECONDS - from)) s"
 done
 cluster_stop || fail "the cluster did not end cleanly"

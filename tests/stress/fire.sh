@@ -99,6 +99,10 @@ holds() {
 # round_ends NAME PID: a load that saw no error ends, and holds.
 round_ends() { load_end "$2" "$1" && no_error "$1" && holds "$MNT_A" "$1" --told; }
 
+# log_says NAME LINE TEXT: from that line on. lines_of NAME: the line that comes next.
+log_says() { tail -n "+$2" "$WORK_DIR/$1.log" | grep -q "$3"; }
+lines_of() { echo $(($(wc -l <"$WORK_DIR/$1.log") + 1)); }
+
 # ---- killed ----------------------------------------------------------------------------------------------------------
 
 pid_of() { case $1 in meta) echo "$META_PID" ;; data) echo "$DATA_PID" ;; mount) echo "$MNT_A_PID" ;; esac; }
@@ -124,6 +128,18 @@ servers_round() {
     goes_on "$MNT_A" "$name" && round_ends "$name" "$LOAD_PID" || return 1
     echo "    on again after $ON_AFTER s; slowest of all calls: $(sed -n 's/.*slowest.* \(.*\) s$/\1/p' "$WORK_DIR/load-$name.log" | sort -n | tail -n 1) s"
 }
+# start_backwards: the mount, then the data daemon, and the metadata daemon that both need at last: each has said that it waits for it.
+start_backwards() {
+    local from_mount from_data
+    from_mount=$(lines_of mount-mnt-a) from_data=$(lines_of data)
+    mount_begin "$MNT_A" allow_other
+    MNT_A_PID=$MOUNT_PID
+    data_begin
+    wait_until 10 log_says mount-mnt-a "$from_mount" "can't connect to the metadata service" &&
+        wait_until 10 log_says data "$from_data" "can't connect to the metadata service" || { echo "nobody waits for the metadata daemon"; return 1; }
+    meta_start && data_ready && mount_ready "$MNT_A" "$MNT_A_PID" || return 1
+    echo "    started backwards"
+}
 # mount_round NAME WHO...: what was synced is there.
 mount_round() {
     local name=$1 who
@@ -135,9 +151,15 @@ mount_round() {
     load_end "$LOAD_PID" "$name" || return 1
     [ "$LOAD_CODE" = 3 ] || { echo "$name: the load ended with $LOAD_CODE:"; cat "$WORK_DIR/load-$name.log"; return 1; }
     umount -l "$MNT_A" || true
-    for who in "$@"; do "${who}_start" || return 1; done
-    mount_at "$MNT_A" allow_other || return 1
-    MNT_A_PID=$MOUNT_PID
+    case "$#-${name##*-}" in
+        # Everything was off: every second time it comes back in the other order.
+        2-*[13579]) start_backwards || return 1 ;;
+        *)
+            for who in "$@"; do "${who}_start" || return 1; done
+            mount_at "$MNT_A" allow_other || return 1
+            MNT_A_PID=$MOUNT_PID
+            ;;
+    esac
     # This mount knows nothing itself.
     ANEW='' holds "$MNT_A" "$name"
 }
@@ -214,9 +236,6 @@ evict_round() {
 
 # swap DIR COPY: each becomes the other.
 swap() { mv "$1" "$1.swap" && mv "$2" "$1" && mv "$1.swap" "$2"; }
-# Since the last spawn of NAME its log has a line.
-log_says() { tail -n "+$2" "$WORK_DIR/$1.log" | grep -q "$3"; }
-lines_of() { echo $(($(wc -l <"$WORK_DIR/$1.log") + 1)); }
 old_round() {
     local name=$1 from code=0
     # A copy that is made while the daemon runs, and goes on running: no start lies in between.
@@ -263,13 +282,6 @@ old_round() {
 
 # ---- the network -----------------------------------------------------------------------------------------------------
 
-# proxy_start NAME TARGET: its address is in LISTEN_ADDR; it does what is written to $WORK_DIR/NAME.ctl.
-proxy_start() {
-    mkfifo "$WORK_DIR/$1.ctl"
-    spawn "$1" "$(bin cairn-test-proxy)" "$2" "$WORK_DIR/$1.ctl"
-    wait_listening
-}
-net() { local to=$1; shift; echo "$*" >"$WORK_DIR/net-$to.ctl"; }
 cuts_are_said() { [ "$(grep -c ' cuts$' "$WORK_DIR/net-$1.log")" -ge "$2" ]; }
 # cuts PROXY N: mends it, and checks that it has cut something since the last time; it was mended N times with this.
 cuts() {

@@ -129,8 +129,9 @@ if try killed mount -t cairn "$src" "$mnt"; then
     kill -KILL "$(daemons_of "$mnt")"
     dead() { grep -q 'not connected' < <(stat "$mnt/." 2>&1); }
     wait_until 10 dead || fail "a killed mount is not dead"
-    # Its session is waited for.
-    if timeout 60 mount -t cairn "$src" "$mnt" >"$WORK_DIR/try.log" 2>&1; then
+    # As docs/operating/recovery.md has it: by the mount point alone, through fstab.
+    echo "$src $mnt cairn noatime,_netdev 0 0" >"$WORK_DIR/fstab"
+    if timeout 60 mount -T "$WORK_DIR/fstab" "$mnt" >"$WORK_DIR/try.log" 2>&1; then
         grep -q 'took away a dead mount' "$WORK_DIR/try.log" || fail "nothing is said of the dead mount: $(cat "$WORK_DIR/try.log")"
         [ "$(grep -c " $mnt " /proc/self/mounts)" = 1 ] && works "$mnt" && ok "a dead mount is replaced" || fail "a dead mount is in the way"
         away "$mnt" "after a dead mount"
@@ -138,6 +139,22 @@ if try killed mount -t cairn "$src" "$mnt"; then
         fail "mount over a dead mount: $(cat "$WORK_DIR/try.log")"
         umount -l "$mnt"
     fi
+fi
+if try "killed, taken away" mount -t cairn "$src" "$mnt"; then
+    exec 7<"$mnt/sub/dir"
+    kill -KILL "$(daemons_of "$mnt")"
+    wait_until 10 dead || fail "a killed mount is not dead"
+    # To have it away only; programs still sit in it.
+    umount "$mnt" 2>/dev/null && fail "umount of a dead mount that somebody sits in succeeds"
+    umount -l "$mnt" && ! is_mounted "$mnt" && ok "umount -l takes a dead mount away that somebody sits in" || fail "umount -l of a dead mount"
+    exec 7<&-
+fi
+if try "killed, mount -a" mount -t cairn "$src" "$mnt"; then
+    kill -KILL "$(daemons_of "$mnt")"
+    wait_until 10 dead || fail "a killed mount is not dead"
+    # To mount -a the place is mounted.
+    timeout 60 mount -a -T "$WORK_DIR/fstab" >"$WORK_DIR/try.log" 2>&1 && dead || fail "mount -a over a dead mount: $(cat "$WORK_DIR/try.log")"
+    umount "$mnt" && ! is_mounted "$mnt" && ok "umount takes a dead mount away" || fail "umount of a dead mount"
 fi
 
 # ---- umount ----------------------------------------------------------------------------------------------------------

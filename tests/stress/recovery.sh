@@ -186,12 +186,27 @@ exec 9<>"$MNT_A/dir/held"
 fallocate -l "$(($(free) - (60 << 20)))" "$WORK_DIR/meta/something-else"
 refused touch "$MNT_A/new" && ok "the metadata's disk is nearly full: ENOSPC" || fail "a file was made on a full disk"
 wait_until 5 line_in "of the metadata directory's disk are free" "$WORK_DIR/meta.log" || fail "the log does not say that the metadata's disk is full"
+# shows_full WHEN: as the text has it, each mount shows nothing available, and `cairn status` says why, beside what the data daemons' disks have.
+none_free() { [ "$(df --output=avail "$1" | tail -n 1)" -eq 0 ]; }
+some_free() { [ "$(df --output=avail "$1" | tail -n 1)" -gt 0 ]; }
+shows_full() {
+    local mount
+    for mount in "$MNT_A" "$MNT_B"; do
+        wait_until 5 none_free "$mount" || fail "the metadata's disk is $1: df of $mount shows $(df --output=avail "$mount" | tail -n 1) KiB"
+    done
+    timeout 20 "$(bin cairn)" status --meta "$META_ADDR" >"$WORK_DIR/status" 2>&1 || fail "the metadata's disk is $1: cairn status fails"
+    grep -q "^data 1 .* up, [0-9.]* [MGT]iB of .* free" "$WORK_DIR/status" && grep -q "^space     0 B of .* free" "$WORK_DIR/status" &&
+        grep -q "the metadata daemon's disk is full" "$WORK_DIR/status" && ok "the metadata's disk is $1: df and cairn status are right" ||
+        fail "the metadata's disk is $1: $(cat "$WORK_DIR/status")"
+}
+shows_full "nearly full"
 # What one mount has written and nobody can store is not lost because another mount needs the file.
 printf new >&9
 refused cat "$MNT_B/dir/held" && ok "a file that another mount can't store is not opened without that" || fail "the other mount reads '$(cat "$MNT_B/dir/held")'"
 dd if=/dev/zero of="$WORK_DIR/meta/more" bs=1M count=300 status=none 2>/dev/null || true
 [ "$(free)" = 0 ] || fail "the disk has $(free) bytes free"
 refused touch "$MNT_A/new" || fail "a file was made on a disk without a byte"
+shows_full "full to the last byte"
 [ "$(cat "$MNT_B/dir/77")" = 77 ] || fail "reads do not go on"
 timeout 20 rm "$MNT_A"/dir/1?? && timeout 20 sync "$MNT_A/dir" && ok "removing works without a byte free" || fail "removing does not work"
 stop "$META_PID" || fail "the metadata daemon does not end"
@@ -200,6 +215,7 @@ meta_start 9>&- && timeout 40 rm "$MNT_B"/dir/2?? && ok "also after a restart" |
 rm "$WORK_DIR/meta/something-else" "$WORK_DIR/meta/more"
 makes() { touch "$MNT_A/new" && sync "$MNT_A/new"; }
 wait_until 10 makes && ok "with room, it goes on by itself" || fail "there is room, and no file can be made"
+for mount in "$MNT_A" "$MNT_B"; do wait_until 5 some_free "$mount" || fail "there is room, and df of $mount shows none"; done
 holds_new() { [ "$(cat "$MNT_B/dir/held")" = new ]; }
 wait_until 10 holds_new && ok "what waited for room is stored" || fail "the other mount reads '$(cat "$MNT_B/dir/held")'"
 exec 9>&-

@@ -6,6 +6,7 @@ Usage: strangers.py MOUNTED_DIR VOLUME:NUMBER:COOKIE NAME=ADDR=PID=LOG ...      
 """
 import os
 import random
+import re
 import resource
 import socket
 import struct
@@ -18,6 +19,8 @@ IDLE_GROWTH = 300
 FLOOD_GROWTH = 150
 # Of 20 connections, each with two blocks of 4 MiB.
 BLOCKS_GROWTH = 200
+# Of halves of frames: 512 MiB may be in use for all that is received, and what is behind it.
+RECEIVED_GROWTH = 700
 # Lines that one kind of stranger may write into a log, however many come.
 LOG_LINES = 20
 # How long an operation beside them may take, in seconds.
@@ -49,6 +52,12 @@ def head(kind, header_len, payload_len, header=None):
     """The fixed part of a frame; its checksum is right if the header is given."""
     fixed = b"CRNF" + bytes([1, kind, 0, 0]) + struct.pack(">II", header_len, payload_len)
     return fixed + struct.pack(">I", crc32c(fixed + header) if header is not None else 0)
+
+
+def frame_of(header, announced, payload):
+    """A frame whose payload is less than it says."""
+    fixed = b"CRNF" + bytes([1, 2, 0, 0]) + struct.pack(">II", len(header), announced)
+    return fixed + struct.pack(">I", crc32c(fixed + header)) + header + payload
 
 
 def frame(kind, header):
@@ -104,7 +113,7 @@ def closes(connection, limit):
         return True
 
 
-def beside(directory, when):
+def beside(directory, when, patience=PATIENCE):
     """The mount goes on, with data that has to reach both daemons."""
     began = time.monotonic()
     path = os.path.join(directory, f"beside-{rng.randrange(1 << 40)}")
@@ -116,28 +125,33 @@ def beside(directory, when):
         assert file.read() == content, when
     os.unlink(path)
     took = time.monotonic() - began
-    assert took < PATIENCE, f"{when}: an operation took {took:.1f} s"
+    assert took < patience, f"{when}: an operation took {took:.1f} s"
 
 
 def kinds(daemon):
-    """Name, bytes, whether the first exchange comes before, and whether the other side has to end it at once."""
+    """Name, bytes, whether the first exchange comes before, whether the other side has to end it at once, and what its log says then."""
     garbage = rng.randbytes(300)
-    yield "garbage", garbage, False, True
-    yield "HTTP", b"GET / HTTP/1.1\r\nHost: cairn\r\n\r\n", False, True
-    yield "TLS", bytes.fromhex("16030100c8010000c40303") + garbage, False, True
-    yield "another frame version", b"CRNF\x63\x01" + bytes(14), False, True
-    yield "a first exchange too large", head(1, 1 << 20, 0), False, True
-    yield "half a first exchange", daemon.hello[:11], False, False
-    yield "silence", b"", False, False
-    yield "garbage after the first exchange", garbage, True, True
-    yield "a frame too large", head(2, 0xFFFFFFFF, 0), True, True
-    yield "a payload too large", head(2, 10, 0xFFFFFFFF), True, True
-    yield "a wrong checksum", head(2, 4, 0) + b"1234", True, True
-    yield "a message that is none", frame(2, b"\xfa" * 40), True, True
+    yield "garbage", garbage, False, True, "refused: peer does not speak Cairn's protocol: check the address and port"
+    yield "HTTP", b"GET / HTTP/1.1\r\nHost: cairn\r\n\r\n", False, True, "refused: peer speaks HTTP, not Cairn's protocol: check the address and port"
+    yield "TLS", bytes.fromhex("16030100c8010000c40303") + garbage, False, True, "refused: peer speaks TLS, not Cairn's protocol: check the address and port"
+    yield "another frame version", b"CRNF\x63\x01" + bytes(14), False, True, "refused: first exchange damaged: frame version 99, expected 1"
+    yield "a first exchange too large", head(1, 1 << 20, 0), False, True, "refused: peer does not speak Cairn's protocol"
+    yield "half a first exchange", daemon.hello[:11], False, False, "refused: no answer within 5 s"
+    yield "silence", b"", False, False, "refused: no answer within 5 s"
+    yield "garbage after the first exchange", garbage, True, True, "ended: not a Cairn connection (starts with"
+    yield "a frame too large", head(2, 0xFFFFFFFF, 0), True, True, "ended: frame header of 4294967295 bytes is above the limit"
+    yield "a payload too large", head(2, 10, 0xFFFFFFFF), True, True, "ended: frame payload of 4294967295 bytes is above the limit"
+    yield "a wrong checksum", head(2, 4, 0) + b"1234", True, True, "ended: frame checksum does not match: the connection damages data"
+    yield "a message that is none", frame(2, b"\xfa" * 40), True, True, "ended: received: "
+
+
+def tells(line, said):
+    """Whether a line of the log has the address of one of ours, and the reason."""
+    return re.search(r" connection from 127\.0\.0\.1:\d+ " + re.escape(said), line)
 
 
 def each_kind(daemon, directory):
-    for name, data, greeted, at_once in kinds(daemon):
+    for name, data, greeted, at_once, said in kinds(daemon):
         before = len(daemon.lines())
         connections = []
         for _ in range(200):
@@ -152,6 +166,8 @@ def each_kind(daemon, directory):
         for connection in connections:
             assert closes(connection, limit), f"{daemon.name}: {name} is not ended within {limit} s"
             connection.close()
+        # In the same minute the first few of a kind are in the log, the others are counted.
+        assert any(tells(line, said) for line in daemon.lines()), f"{daemon.name}: {name}: no line says '{said}'"
         lines = daemon.lines()[before:]
         assert len(lines) <= LOG_LINES, f"{daemon.name}: {name} by 200 connections wrote {len(lines)} lines: {lines[:3]}"
         print(f"{daemon.name}: {name}: ended, {len(lines)} lines of log")
@@ -167,6 +183,34 @@ def half_frames(daemon, directory):
     grown = daemon.memory() - before
     assert grown < FLOOD_GROWTH, f"{daemon.name}: 500 half frames take {grown} MiB"
     print(f"{daemon.name}: 500 half frames that announce 9 MiB each: {grown} MiB")
+    for connection in connections:
+        connection.close()
+
+
+def half_payloads(daemon, directory):
+    """More than the memory for all that is received at once, and nothing follows: those who wait for it go on soon."""
+    before = daemon.memory()
+    begun = frame_of(b"none", 5 << 20, bytes(4 << 20))
+    connections = [daemon.greeted() for _ in range(200)]
+    for connection in connections:
+        connection.setblocking(False)
+    left, end = {connection: memoryview(begun) for connection in connections}, time.monotonic() + 5
+    while left and time.monotonic() < end:
+        for connection, rest in list(left.items()):
+            try:
+                left[connection] = rest[connection.send(rest):]
+            except BlockingIOError:
+                continue
+            except OSError:
+                del left[connection]
+                continue
+            if not left[connection]:
+                del left[connection]
+    grown = daemon.memory() - before
+    assert 100 < grown < RECEIVED_GROWTH, f"{daemon.name}: 200 large halves of frames take {grown} MiB"
+    # The first ones are ended when others wait, and a mount among these comes to its turn.
+    beside(directory, f"{daemon.name}, large halves of frames", patience=15)
+    print(f"{daemon.name}: 200 halves of frames of 5 MiB: {grown} MiB")
     for connection in connections:
         connection.close()
 
@@ -227,6 +271,7 @@ def main():
     for daemon in daemons:
         each_kind(daemon, directory)
         half_frames(daemon, directory)
+        half_payloads(daemon, directory)
         never_reads(daemon, directory, "its status", calls(22 if daemon.name == "meta" else 3), FLOOD_GROWTH)
         if daemon.name == "data":
             never_reads(daemon, directory, "a block of 4 MiB", calls(1, block), BLOCKS_GROWTH)

@@ -21,7 +21,7 @@ MANY = 100
 def prepare(call, at):
     """Files to call with: the first is `file` itself. What is to be dirty is written later: it would be stored meanwhile."""
     path = f"{at}/file"
-    if call in ("write", "osync"):
+    if call in ("write", "osync", "mapfull"):
         path = f"{os.environ['FULL']}/{call}/file"
     if call in ("seekdata", "seekhole"):
         # Somebody else writes to it all the time, so that only the server knows what is in it.
@@ -36,8 +36,9 @@ def prepare(call, at):
         fd = os.open(path, os.O_WRONLY | os.O_APPEND)
     if call in ("unlock", "close"):
         fcntl.lockf(fd, fcntl.LOCK_EX)
-    if call == "msync":
-        os.ftruncate(fd, len(LARGE))
+    if call in ("msync", "mapped", "mapfull"):
+        os.ftruncate(fd, MANY * len(LARGE) if call == "mapfull" else len(LARGE))
+        os.fsync(fd)
         return fd, mmap.mmap(fd, 0)
     if call == "copy":
         os.write(fd, b"data")
@@ -77,6 +78,8 @@ def carry_out(call, at, fd, other):
         "closing": lambda: (os.write(fd, LARGE), closing(fd)),
         "copydirty": lambda: (os.write(fd, LARGE), os.copy_file_range(fd, other, len(LARGE), 0, 0)),
         "msync": lambda: (other.write(LARGE), other.flush()),
+        "mapped": lambda: other.write(LARGE),
+        "mapfull": lambda: [other.write(LARGE) for _ in range(MANY)],
         "fsyncdir": lambda: os.fsync(os.open(at, os.O_RDONLY)),
         "flock": lambda: fcntl.flock(fd, fcntl.LOCK_EX),
         "lockf": lambda: fcntl.lockf(fd, fcntl.LOCK_EX),
@@ -130,6 +133,9 @@ def wait_and_call(call, at, mark):
     start = time.monotonic()
     number = carry_out(call, at, fd, other)
     told(mark + ".done", f"{number} {int((time.monotonic() - start) * 1000)}\n")
+    if call == "mapped":
+        # Who is to be killed with changed pages must not end before.
+        signal.pause()
 
 
 def main():

@@ -73,6 +73,8 @@ rules! {
     OwnerExists,
     LiveBytes,
     BlockKnown,
+    /// What files have is not about to be deleted.
+    UsedIsKept,
     Totals,
 }
 
@@ -340,6 +342,9 @@ impl Checker {
             self.block_bytes += u64::from(usage.length);
             self.expect(Rule::LiveBytes, usage.live == live && live > 0, || {
                 format!("block {block} has {live} live bytes, its row says {}", usage.live)
+            });
+            self.expect(Rule::UsedIsKept, !tables.is_dead(*block)?, || {
+                format!("block {block} is used, and waits for being deleted")
             });
         }
         let unknown: Vec<BlockRef> = self.live.keys().copied().collect();

@@ -23,7 +23,8 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// The operation brings this block. `Invalid` if it is known with another length.
+    /// The operation brings this block. `Invalid` if it is known with another length, or waits for being deleted: its data
+    /// may be gone in the next moment.
     pub(super) fn bring<T: Read + ?Sized>(
         &mut self,
         tables: &T,
@@ -34,6 +35,9 @@ impl Ledger {
         let entry = self.blocks.entry(block).or_default();
         let other = entry.brought.or(row.map(|row| row.length));
         if other.is_some_and(|other| other != length) {
+            return Err(FsError::Invalid);
+        }
+        if tables.is_dead(block)? {
             return Err(FsError::Invalid);
         }
         entry.row = Some(row);

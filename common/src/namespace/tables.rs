@@ -98,6 +98,8 @@ pub trait Read {
     /// All locks on an inode, in a fixed order.
     fn locks(&self, ino: Ino) -> FsResult<Vec<HeldLock>>;
     fn block(&self, block: BlockRef) -> FsResult<Option<BlockUse>>;
+    /// Whether a block is in the delete queue.
+    fn is_dead(&self, block: BlockRef) -> FsResult<bool>;
     fn is_orphan(&self, ino: Ino) -> FsResult<bool>;
     fn totals(&self) -> FsResult<Totals>;
     /// The hash that directory cookies come from. Only tests give another, to force collisions.

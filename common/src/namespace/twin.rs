@@ -106,6 +106,10 @@ impl Read for Twin {
         Ok(self.blocks.get(&block).copied())
     }
 
+    fn is_dead(&self, block: BlockRef) -> FsResult<bool> {
+        Ok(self.dead.contains(&block))
+    }
+
     fn is_orphan(&self, ino: Ino) -> FsResult<bool> {
         Ok(self.orphans.contains(&ino))
     }

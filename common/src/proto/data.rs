@@ -95,7 +95,7 @@ pub trait DataService {
     async fn get(request: GetRequest) -> FsResult<GetReply>;
     /// Marks blocks deleted and gives their space back. Unknown blocks are no error (a repeated call).
     async fn delete(blocks: Vec<BlockRef>) -> FsResult<()>;
-    /// State and counters.
+    /// State and counters. `TimedOut` while the daemon's disk hangs.
     async fn stat() -> FsResult<DataStat>;
     /// Blocks of `volume` with a sequence above `after`, at most 4096, in order.
     async fn list(volume: VolumeId, after: u32) -> FsResult<Vec<BlockStat>>;

@@ -2,8 +2,8 @@
 
 use crate::error::FsError;
 use crate::ids::ClusterId;
-use crate::wire::frame::{FIXED_LEN, FrameError, FrameHead, FrameKind, fixed_part};
-use crate::wire::hello::{HELLO_MAX, Hello, Identity, Mismatch, agree};
+use crate::wire::frame::{FIXED_LEN, FrameError, FrameHead, FrameKind, MAGIC, fixed_part};
+use crate::wire::hello::{Foreign, HELLO_MAX, Hello, Identity, Mismatch, agree};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -82,13 +82,16 @@ async fn send<S: AsyncWrite + Unpin>(stream: &mut S, hello: &Hello) -> Result<()
 /// Reads exactly one hello frame: what follows belongs to the transport.
 async fn receive<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Hello, HandshakeError> {
     let mut fixed = [0; FIXED_LEN];
-    stream.read_exact(&mut fixed).await?;
-    let head = FrameHead::parse(&fixed).map_err(|error| match error {
-        FrameError::Magic(_) => Mismatch::NotCairn.into(),
-        other => HandshakeError::Frame(other),
-    })?;
+    // What others say first may be shorter than a frame.
+    let (magic, rest) = fixed.split_at_mut(MAGIC.len());
+    stream.read_exact(magic).await?;
+    if magic != MAGIC {
+        return Err(Mismatch::NotCairn(Foreign::of(magic)).into());
+    }
+    stream.read_exact(rest).await?;
+    let head = FrameHead::parse(&fixed).map_err(HandshakeError::Frame)?;
     if head.kind != FrameKind::Hello || head.header_len > HELLO_MAX || head.payload_len > 0 {
-        return Err(Mismatch::NotCairn.into());
+        return Err(Mismatch::NotCairn(Foreign::Unknown).into());
     }
     let mut header = [0; HELLO_MAX];
     let header = &mut header[..head.header_len];

@@ -6,9 +6,9 @@
 
 use super::gate::Gate;
 use super::handshake::{HandshakeError, Peer, exchange};
-use super::hush::Hush;
+use super::refusals::{Kind, Refusals, cause, of_connection, of_exchange};
 use super::socket::tune;
-use super::transport::{QUEUED_MAX, ServerTransport};
+use super::transport::{Patience, QUEUED_MAX, ServerTransport, WireError};
 use crate::env::files;
 use crate::error::{FsError, FsResult};
 use crate::pool::PayloadBuffers;
@@ -18,13 +18,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tarpc::ChannelError;
 use tarpc::server::{BaseChannel, Channel, Config, InFlightRequest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 /// Most replies that wait for the connection's task; more wait in their handlers.
 const PENDING_REPLIES: usize = 100;
@@ -37,6 +38,8 @@ const CONNECTIONS_MAX: usize = 20_000;
 /// Who has asked nothing so long after the first exchange is in the way of others: those who want something connect
 /// when they do.
 const FIRST_REQUEST: Duration = Duration::from_secs(60);
+/// How long a frame may take to come: the largest one from somebody with 1.4 Mbit/s, with 40 while memory is short.
+const FRAME_TIME: Patience = Patience { longest: Duration::from_secs(60), pressed: Duration::from_secs(2) };
 /// Pause after a failed `accept` (out of file descriptors): others may end meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -48,12 +51,14 @@ pub struct ServeOptions {
     /// Most connections at once; further ones are closed at once.
     pub max_connections: usize,
     /// Most requests of one connection that run at once; more stay in the socket. Memory for one
-    /// connection is at most about this times the largest message.
+    /// connection is at most about this times the largest message, and for all of them what `buffers` may have in use.
     pub in_flight: usize,
     /// Most bytes of replies of one connection that wait for its reader, and one reply more.
     pub queued: usize,
     /// How long a connection may be open without any request.
     pub first_request: Duration,
+    /// How long a frame may take to come.
+    pub frame_time: Patience,
     /// How long running requests may take to end after the shutdown began.
     pub grace: Duration,
     /// Where payloads are received into.
@@ -70,6 +75,7 @@ impl ServeOptions {
             in_flight: 1024,
             queued: SMALL_REPLIES,
             first_request: FIRST_REQUEST,
+            frame_time: FRAME_TIME,
             grace: Duration::from_secs(5),
             buffers: PayloadBuffers::shared(),
         }
@@ -104,8 +110,7 @@ pub async fn serve<Req, Resp, Connected, Handle, Running>(
     Handle: Fn(InFlightRequest<Req, Resp>) -> Running + Send + 'static,
     Running: Future<Output = ()> + Send + 'static,
 {
-    let (trouble, refusals) = (Hush::default(), Hush::default());
-    let server = Arc::new(Server { options, shutdown, connected, trouble, refusals });
+    let server = Arc::new(Server { options, shutdown, connected, refusals: Refusals::default() });
     let slots = Arc::new(Semaphore::new(server.options.max_connections));
     let tasks = TaskTracker::new();
     let mut accepted = 0;
@@ -114,10 +119,8 @@ pub async fn serve<Req, Resp, Connected, Handle, Running>(
         let connection = accepted;
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             let places = server.options.max_connections;
-            warn_unless_hushed(
-                &server.trouble,
-                format_args!("connection from {address} refused: all {places} places are taken"),
-            );
+            let line = format_args!("connection from {address} refused: all {places} places are taken");
+            server.refusals.say(Kind::NoRoom, line);
             continue;
         };
         let server = server.clone();
@@ -144,9 +147,7 @@ struct Server<Connected> {
     options: ServeOptions,
     shutdown: CancellationToken,
     connected: Connected,
-    /// Lines about who can't be served, and about who need not be.
-    trouble: Hush,
-    refusals: Hush,
+    refusals: Refusals,
 }
 
 impl<Connected> Server<Connected> {
@@ -157,7 +158,7 @@ impl<Connected> Server<Connected> {
             match accepted {
                 Ok(connection) => return Some(connection),
                 Err(error) => {
-                    warn_unless_hushed(&self.trouble, format_args!("cannot accept connections: {error}"));
+                    self.refusals.say(Kind::Accept, format_args!("cannot accept connections: {error}"));
                     self.shutdown.run_until_cancelled(sleep(ACCEPT_PAUSE)).await?;
                 }
             }
@@ -191,16 +192,20 @@ impl<Connected> Server<Connected> {
         }
     }
 
-    /// One line for what an operator must know; port scans and closed connections are no news.
     fn report_refusal(&self, address: SocketAddr, error: &HandshakeError) {
-        match error {
-            HandshakeError::Mismatch(mismatch) => {
-                warn_unless_hushed(
-                    &self.refusals,
-                    format_args!("connection from {address} refused: {mismatch}"),
-                );
+        match of_exchange(error) {
+            Some(kind) => {
+                self.refusals.say(kind, format_args!("connection from {address} refused: {error}"));
             }
-            other => debug!(%address, error = %other, "no first exchange"),
+            None => debug!(%address, %error, "no first exchange"),
+        }
+    }
+
+    fn report_end(&self, address: SocketAddr, error: &ChannelError<WireError>) {
+        let cause = cause(error);
+        match of_connection(error) {
+            Some(kind) => self.refusals.say(kind, format_args!("connection from {address} ended: {cause}")),
+            None => info!(%address, %error, %cause, "connection ended"),
         }
     }
 
@@ -220,6 +225,7 @@ impl<Connected> Server<Connected> {
         let transport: ServerTransport<Req, Resp> =
             ServerTransport::new(stream, self.options.buffers.clone())
                 .queueing(self.options.queued)
+                .bounded(self.options.frame_time)
                 .gated(gate.clone());
         // A part of the requests: replies that wait for a slow reader count as well.
         let pending_response_buffer = (self.options.in_flight / 8).clamp(1, PENDING_REPLIES);
@@ -241,7 +247,7 @@ impl<Connected> Server<Connected> {
                         });
                     }
                     Some(Err(error)) => {
-                        info!(%address, %error, cause = ?std::error::Error::source(&error), "connection ended");
+                        self.report_end(address, &error);
                         return;
                     }
                     None => return,
@@ -252,18 +258,12 @@ impl<Connected> Server<Connected> {
                 }
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return,
                 () = sleep_until(idle_until), if !asked => {
-                    debug!(%address, "closed: it asked nothing");
+                    let time = self.options.first_request.as_secs();
+                    let line = format_args!("connection from {address} ended: it asked nothing within {time} s");
+                    self.refusals.say(Kind::Idle, line);
                     return;
                 }
             }
         }
-    }
-}
-
-fn warn_unless_hushed(hush: &Hush, line: std::fmt::Arguments<'_>) {
-    match hush.admit(std::time::Instant::now()) {
-        Some(0) => warn!(target: "cairn", "{line}"),
-        Some(left_out) => warn!(target: "cairn", "{line} ({left_out} lines like this were left out)"),
-        None => debug!("{line}"),
     }
 }

@@ -19,9 +19,11 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tarpc::{ClientMessage, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
 
 /// No message is taken while so many bytes wait to be written: about one large payload, so that the next is there when
 /// the socket has taken it.
@@ -45,6 +47,24 @@ pub enum WireError {
     Codec(#[from] CodecError),
     #[error("not sent: {0}")]
     Push(#[from] PushError),
+    #[error("a frame did not come to its end within {} s", .0.as_secs())]
+    Late(Duration),
+}
+
+/// How long a frame may take to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// At most.
+    pub longest: Duration,
+    /// While others wait for the memory that it takes; also how often that is looked at.
+    pub pressed: Duration,
+}
+
+/// Since when a frame has been coming, and when it is looked whether that takes too long.
+#[derive(Debug)]
+struct Late {
+    begun: Instant,
+    look: Pin<Box<Sleep>>,
 }
 
 /// Receives `In`, sends `Out`.
@@ -55,6 +75,9 @@ pub struct Transport<In, Out, S = TcpStream> {
     queue: SendQueue,
     queued_max: usize,
     gate: Option<Arc<Gate>>,
+    patience: Option<Patience>,
+    /// Of a frame that has begun to come.
+    late: Option<Late>,
     messages: PhantomData<fn(Out) -> In>,
 }
 
@@ -63,7 +86,8 @@ impl<In, Out, S> Transport<In, Out, S> {
     #[must_use]
     pub fn new(stream: S, buffers: PayloadBuffers) -> Self {
         let (receiver, queue) = (Receiver::new(buffers), SendQueue::default());
-        Transport { stream, receiver, queue, queued_max: QUEUED_MAX, gate: None, messages: PhantomData }
+        let (queued_max, gate, patience, late) = (QUEUED_MAX, None, None, None);
+        Transport { stream, receiver, queue, queued_max, gate, patience, late, messages: PhantomData }
     }
 
     /// Takes no message while `bytes` wait to be written, instead of [`QUEUED_MAX`].
@@ -76,6 +100,14 @@ impl<In, Out, S> Transport<In, Out, S> {
     #[must_use]
     pub fn gated(self, gate: Arc<Gate>) -> Self {
         Transport { gate: Some(gate), ..self }
+    }
+
+    /// For peers that are not to be trusted: receives a frame only while the buffers have room for it, and ends with
+    /// [`WireError::Late`] if one that has begun takes too long to come.
+    #[must_use]
+    pub fn bounded(mut self, patience: Patience) -> Self {
+        self.receiver.bound();
+        Transport { patience: Some(patience), ..self }
     }
 
     /// Bytes taken and not written yet.
@@ -110,6 +142,26 @@ impl<In, Out, S: AsyncRead + AsyncWrite + Unpin> Transport<In, Out, S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Nothing came: ready when a frame that has begun takes too long.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<WireError> {
+        let Some(Patience { longest, pressed }) = self.patience.filter(|_| !self.receiver.is_idle()) else {
+            self.late = None;
+            return Poll::Pending;
+        };
+        let first = pressed.min(longest);
+        let late =
+            self.late.get_or_insert_with(|| Late { begun: Instant::now(), look: Box::pin(sleep(first)) });
+        loop {
+            ready!(late.look.as_mut().poll(context));
+            let took = late.begun.elapsed();
+            if took >= longest || self.receiver.buffers().budget().is_short() {
+                return Poll::Ready(WireError::Late(took));
+            }
+            let next = (took + pressed).min(longest);
+            late.look.as_mut().reset(late.begun + next);
+        }
+    }
+
     fn poll_admission(&self, context: &mut Context<'_>) -> Poll<Admission> {
         self.gate.as_ref().map_or(Poll::Ready(Admission::Open), |gate| gate.poll_admission(context))
     }
@@ -127,11 +179,18 @@ impl<In: WireMessage, Out, S: AsyncRead + AsyncWrite + Unpin> Stream for Transpo
             if let Some(frame) = this.receiver.next_frame()? {
                 let message = decode_frame(frame);
                 this.receiver.release();
+                this.late = None;
                 return Poll::Ready(Some(message));
+            }
+            if let Some(wanted) = this.receiver.wanted() {
+                // This wait is ours, and not the peer's fault.
+                this.late = None;
+                ready!(this.receiver.buffers().budget().poll_room(context, wanted));
+                continue;
             }
             let Poll::Ready(read) = this.poll_receive(context) else {
                 this.receiver.release();
-                return Poll::Pending;
+                return this.poll_late(context).map(|error| Some(Err(error)));
             };
             if read? == 0 {
                 let idle = this.receiver.is_idle();

@@ -57,8 +57,41 @@ pub enum Mismatch {
         "peer belongs to cluster {theirs}, we belong to {ours}: check the address, or the data directory"
     )]
     Cluster { theirs: ClusterId, ours: ClusterId },
-    #[error("peer does not speak Cairn's protocol: check the address and port")]
-    NotCairn,
+    #[error("peer {0}: check the address and port")]
+    NotCairn(Foreign),
+}
+
+/// What somebody speaks who does not speak Cairn's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    Http,
+    Tls,
+    Ssh,
+    Unknown,
+}
+
+impl Foreign {
+    /// By the first bytes that came.
+    #[must_use]
+    pub fn of(first: &[u8]) -> Foreign {
+        match first {
+            b"GET " | b"HEAD" | b"POST" | b"PUT " | b"OPTI" | b"CONN" | b"PRI " | b"HTTP" => Foreign::Http,
+            [0x16, 3, ..] => Foreign::Tls,
+            b"SSH-" => Foreign::Ssh,
+            _ => Foreign::Unknown,
+        }
+    }
+}
+
+impl std::fmt::Display for Foreign {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Foreign::Http => "speaks HTTP, not Cairn's protocol",
+            Foreign::Tls => "speaks TLS, not Cairn's protocol",
+            Foreign::Ssh => "speaks SSH, not Cairn's protocol",
+            Foreign::Unknown => "does not speak Cairn's protocol",
+        })
+    }
 }
 
 impl Hello {
@@ -92,7 +125,7 @@ impl Hello {
 
     /// Reads the header of a hello frame.
     pub fn decode(bytes: &[u8]) -> Result<Hello, Mismatch> {
-        Self::decode_fields(bytes).ok_or(Mismatch::NotCairn)
+        Self::decode_fields(bytes).ok_or(Mismatch::NotCairn(Foreign::Unknown))
     }
 
     fn decode_fields(bytes: &[u8]) -> Option<Hello> {
@@ -210,6 +243,21 @@ mod tests {
         for other in [hello(ServiceKind::Data, 7, 1, 1), hello(ServiceKind::Meta, 8, 1, 1)] {
             assert!(agree(&meta, &other).is_err());
             assert!(agree(&other, &meta).is_err());
+        }
+    }
+
+    #[test]
+    fn what_others_speak_is_said() {
+        for (first, text) in [
+            (
+                &b"GET / HTTP/1.1\r\n"[..],
+                "peer speaks HTTP, not Cairn's protocol: check the address and port",
+            ),
+            (b"\x16\x03\x01\x00", "peer speaks TLS, not Cairn's protocol: check the address and port"),
+            (b"SSH-", "peer speaks SSH, not Cairn's protocol: check the address and port"),
+            (b"\0\0\0\0", "peer does not speak Cairn's protocol: check the address and port"),
+        ] {
+            assert_eq!(Mismatch::NotCairn(Foreign::of(&first[..4])).to_string(), text);
         }
     }
 

@@ -10,6 +10,8 @@ use bytes::Bytes;
 
 /// What one read may bring along.
 const READ_AHEAD: usize = 64 << 10;
+/// So much of a payload has to be there before memory is taken for all that was announced.
+const SIGN_OF_LIFE: usize = 16 << 10;
 
 /// A received frame. The header is borrowed: decode it before going on.
 #[derive(Debug)]
@@ -29,12 +31,34 @@ pub struct Receiver {
     /// The frame begun at `start` whose fixed part and header are checked, and its payload so far.
     /// The bytes of the payload that came with the header are already taken out of `read`.
     open: Option<(FrameHead, PooledBuf)>,
+    /// Whether memory is taken only while there is room for it.
+    bounded: bool,
+    /// What the next step needs, and there was no room for.
+    wanted: Option<usize>,
 }
 
 impl Receiver {
     #[must_use]
     pub fn new(buffers: PayloadBuffers) -> Receiver {
-        Receiver { buffers, read: None, start: 0, open: None }
+        Receiver { buffers, read: None, start: 0, open: None, bounded: false, wanted: None }
+    }
+
+    /// Takes memory for a frame only while its buffers have room: see [`Receiver::wanted`].
+    pub fn bound(&mut self) {
+        self.bounded = true;
+    }
+
+    /// Bytes that there is no room for: nothing may be received before there is, and then [`Receiver::next_frame`] is to be
+    /// asked again.
+    #[must_use]
+    pub fn wanted(&self) -> Option<usize> {
+        self.wanted
+    }
+
+    /// The buffers, to wait for room in them.
+    #[must_use]
+    pub fn buffers(&self) -> &PayloadBuffers {
+        &self.buffers
     }
 
     /// True between two frames: the connection may end here.
@@ -45,6 +69,7 @@ impl Receiver {
 
     /// The next complete frame; `None` until more bytes were received. An error is final.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
+        self.wanted = None;
         if self.open.is_none() {
             self.open_frame()?;
         }
@@ -116,6 +141,15 @@ impl Receiver {
             return Ok(());
         };
         head.verify(fixed, header)?;
+        if self.bounded && rest.len() - head.header_len < head.payload_len.min(SIGN_OF_LIFE) {
+            let begun = FIXED_LEN + head.header_len + SIGN_OF_LIFE;
+            self.make_room(begun);
+            return Ok(());
+        }
+        if self.bounded && !self.buffers.has_room(head.payload_len) {
+            self.wanted = Some(head.payload_len);
+            return Ok(());
+        }
         let mut payload = self.buffers.take(head.payload_len);
         let there = &rest[head.header_len..];
         let taken = payload.append(&there[..there.len().min(head.payload_len)]);
@@ -136,14 +170,20 @@ impl Receiver {
         self.start = start + count;
     }
 
-    /// Makes sure that a frame head of `len` bytes at `start` fits into the read buffer.
+    /// Makes sure that the first `len` bytes of the frame at `start` fit into the read buffer, or as much of them as is
+    /// there and once more: who only announces much gets no memory for it.
     fn make_room(&mut self, len: usize) {
+        let there = self.available().len();
         let Some(read) = &mut self.read else { return };
+        let len = len.min((2 * there).max(READ_AHEAD));
         if len <= read.capacity() - self.start {
             return;
         }
         if len <= read.capacity() {
             read.drop_front(self.start);
+        } else if self.bounded && !self.buffers.has_room(len) {
+            self.wanted = Some(len);
+            return;
         } else {
             let mut larger = self.buffers.take(len);
             larger.append(&read[self.start..]);
@@ -167,7 +207,19 @@ mod tests {
 
     /// Feeds `bytes` in pieces of at most `step` and returns what comes out.
     fn run(bytes: &[u8], step: usize) -> Result<Vec<(Vec<u8>, Bytes)>, FrameError> {
-        let mut receiver = Receiver::new(PayloadBuffers::new());
+        let free = receive(Receiver::new(PayloadBuffers::new()), bytes, step);
+        let mut bounded = Receiver::new(PayloadBuffers::new());
+        bounded.bound();
+        let bounded = receive(bounded, bytes, step);
+        assert!(free == bounded, "with a bound it is the same");
+        free
+    }
+
+    fn receive(
+        mut receiver: Receiver,
+        bytes: &[u8],
+        step: usize,
+    ) -> Result<Vec<(Vec<u8>, Bytes)>, FrameError> {
         let (mut out, mut rest) = (Vec::new(), bytes);
         loop {
             while let Some(frame) = receiver.next_frame()? {
@@ -216,6 +268,53 @@ mod tests {
         assert_eq!(buffers.free_bytes(), 0);
         receiver.release();
         assert_eq!(buffers.free_bytes(), READ_AHEAD);
+    }
+
+    #[test]
+    fn who_only_announces_much_gets_little() {
+        let buffers = PayloadBuffers::new();
+        let head = |header: u32, payload: u32| {
+            let mut fixed = fixed_part(FrameKind::Message, b"", 0).unwrap();
+            fixed[8..12].copy_from_slice(&header.to_be_bytes());
+            fixed[12..16].copy_from_slice(&payload.to_be_bytes());
+            fixed.to_vec()
+        };
+        let payload = fixed_part(FrameKind::Message, b"header", 5 << 20).unwrap();
+        for begun in [head(4 << 20, 0), [&payload[..], b"header", &[0; 1000]].concat()] {
+            let mut receiver = Receiver::new(buffers.clone());
+            receiver.bound();
+            receiver.space()[..begun.len()].copy_from_slice(&begun);
+            receiver.received(begun.len());
+            assert!(receiver.next_frame().unwrap().is_none());
+            assert!(!receiver.space().is_empty());
+            assert!(buffers.budget().used() <= 2 * READ_AHEAD, "{}", buffers.budget().used());
+        }
+    }
+
+    #[test]
+    fn a_bounded_receiver_waits_for_room() {
+        let buffers = PayloadBuffers::within(1 << 20);
+        let mut receiver = Receiver::new(buffers.clone());
+        receiver.bound();
+        let bytes = frame(b"header", &pattern(300_000));
+        let other = buffers.take(1 << 20);
+        let begin = &bytes[..20_000];
+        receiver.space()[..begin.len()].copy_from_slice(begin);
+        receiver.received(begin.len());
+        assert!(receiver.next_frame().unwrap().is_none());
+        assert_eq!(receiver.wanted(), Some(300_000));
+        drop(other);
+        assert!(receiver.next_frame().unwrap().is_none());
+        assert_eq!(receiver.wanted(), None);
+        let mut rest = &bytes[begin.len()..];
+        while !rest.is_empty() {
+            let space = receiver.space();
+            let count = space.len().min(rest.len());
+            space[..count].copy_from_slice(&rest[..count]);
+            receiver.received(count);
+            rest = &rest[count..];
+        }
+        assert!(receiver.next_frame().unwrap().unwrap().payload == pattern(300_000));
     }
 
     proptest! {

@@ -6,8 +6,8 @@ use cairn_common::error::FsError;
 use cairn_common::ids::ClusterId;
 use cairn_common::pool::PayloadBuffers;
 use cairn_common::rpc::handshake::{HandshakeError, exchange};
-use cairn_common::rpc::transport::QUEUED_MAX;
-use cairn_common::rpc::{ClientTransport, context_within};
+use cairn_common::rpc::transport::{Patience, QUEUED_MAX};
+use cairn_common::rpc::{ClientTransport, ServeOptions, context_within};
 use cairn_common::wire::Payload;
 use cairn_common::wire::frame::{FrameKind, fixed_part};
 use cairn_common::wire::hello::{Identity, Mismatch, ServiceKind};
@@ -282,5 +282,92 @@ async fn idle_connections_hold_no_payload_buffers() {
     // All came through one read buffer, two if they overlapped on two threads.
     until("buffers return", || buffers.free_bytes() > 0).await;
     assert!(buffers.free_bytes() <= 2 * (64 << 10), "{}", buffers.free_bytes());
+    server.stop().await;
+}
+
+/// The fixed part, header and half of the payload of a frame: the other half never comes.
+fn half_a_frame(payload: usize) -> Vec<u8> {
+    let fixed = fixed_part(FrameKind::Message, b"header", payload).unwrap();
+    [&fixed[..], b"header", &vec![1; payload / 2]].concat()
+}
+
+fn patience(longest: Duration, pressed: Duration) -> impl FnOnce(&mut ServeOptions) {
+    move |options| options.frame_time = Patience { longest, pressed }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_frame_is_not_waited_for_for_ever() {
+    let server = Server::start(patience(Duration::from_millis(300), Duration::from_millis(100))).await;
+    let mut half = hello(server.address, ServiceKind::Data, 7).await.unwrap();
+    let begin = Instant::now();
+    half.write_all(&half_a_frame(1 << 20)).await.unwrap();
+    closed(&mut half).await;
+    assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_all_connections_send_at_once_stays_within_the_memory_for_it() {
+    const LIMIT_BYTES: usize = 8 << 20;
+    let buffers = PayloadBuffers::within(LIMIT_BYTES);
+    let of_server = buffers.clone();
+    let server = Server::start(|options| {
+        patience(LIMIT * 10, LIMIT * 10)(options);
+        options.buffers = of_server;
+    })
+    .await;
+    let mut senders = Vec::new();
+    for _ in 0..30 {
+        let stream = hello(server.address, ServiceKind::Data, 7).await.unwrap();
+        senders.push(tokio::spawn(async move {
+            let mut stream = stream;
+            stream.write_all(&half_a_frame(1 << 20)).await.unwrap();
+            stream
+        }));
+    }
+    until("they use what there is", || buffers.budget().is_short()).await;
+    // Besides payloads, each has a buffer that it reads into.
+    let most = LIMIT_BYTES + (1 << 20) + 30 * (64 << 10);
+    assert!(buffers.budget().used() <= most, "{} bytes", buffers.budget().used());
+    // Who brings nothing is served.
+    assert_eq!(ping(&connect(server.address)).await, Ok(()));
+    // Who brings something is when they are gone.
+    let client = connect(server.address);
+    let payload = Bytes::from(vec![2; 1 << 20]);
+    let mine = Payload::from(payload.clone());
+    let echo =
+        client.call(LIMIT, |client, context| async move { client.echo(context, 5, mine.clone()).await });
+    senders.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(senders);
+    let (number, back) = echo.await.unwrap();
+    assert!(number == 5 && back.into_bytes() == payload);
+    until("all is given back", || buffers.budget().used() <= 2 * (64 << 10)).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_memory_is_short_half_a_frame_is_not_waited_for() {
+    // Four payloads, and what each connection reads into.
+    let buffers = PayloadBuffers::within((4 << 20) + 8 * (64 << 10));
+    let of_server = buffers.clone();
+    let server = Server::start(|options| {
+        patience(LIMIT * 10, Duration::from_millis(100))(options);
+        options.buffers = of_server;
+    })
+    .await;
+    let mut senders = Vec::new();
+    for _ in 0..4 {
+        let mut stream = hello(server.address, ServiceKind::Data, 7).await.unwrap();
+        stream.write_all(&half_a_frame(1 << 20)).await.unwrap();
+        senders.push(stream);
+    }
+    until("they use what there is", || buffers.budget().used() >= 4 << 20).await;
+    // They could go on like that, as long as nobody else comes.
+    assert!(!buffers.budget().is_short());
+    let client = connect(server.address);
+    let mine = Payload::from(Bytes::from(vec![2; 1 << 20]));
+    let echo =
+        client.call(LIMIT, |client, context| async move { client.echo(context, 5, mine.clone()).await });
+    assert_eq!(echo.await.unwrap().0, 5);
     server.stop().await;
 }

@@ -163,7 +163,7 @@ impl DataDir {
         DirLock::refuse(&config.data_dir, META_FILE, "metadata")?;
         durable::create_dir_all(&config.data_dir)?;
         let lock = DirLock::acquire(&config.data_dir)?;
-        let disk = Arc::new(RealDisk::open(&config.data_dir)?);
+        let disk = Arc::new(RealDisk::watched(&config.data_dir)?);
         let identity = match Identity::load(&*disk)? {
             Some(identity) => identity,
             None => {

@@ -257,6 +257,12 @@ impl Store {
         })
     }
 
+    /// Whether the disk hangs: calls to it do not return.
+    #[must_use]
+    pub fn disk_hangs(&self) -> bool {
+        self.shared.disk.hangs()
+    }
+
     /// State and counters.
     pub async fn stat(&self) -> FsResult<DataStat> {
         let disk = self.shared.disk.clone();

@@ -8,6 +8,7 @@
 mod overlay;
 mod real;
 pub mod sim;
+mod stall;
 pub mod sweep;
 
 pub use overlay::Overlay;
@@ -48,6 +49,10 @@ pub trait Disk: Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<String>>;
     /// How much space there is.
     fn space(&self) -> io::Result<Space>;
+    /// Whether the disk hangs: a call has not returned for seconds.
+    fn hangs(&self) -> bool {
+        false
+    }
 }
 
 /// One file. All calls may come from any thread.

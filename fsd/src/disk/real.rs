@@ -1,5 +1,6 @@
 //! A directory of the machine's own file system, by rustix.
 
+use super::stall::{self, Calls};
 use super::{Disk, DiskFile, Mapping, Space};
 use rustix::fs::{self, Advice, FallocateFlags, Mode, OFlags};
 use rustix::io::{self as rio, Errno, ReadWriteFlags};
@@ -8,17 +9,26 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A directory, held open: later calls stay in it even if it is renamed.
 pub struct RealDisk {
     dir: OwnedFd,
     read_only: bool,
+    calls: Arc<Calls>,
 }
 
 impl RealDisk {
     /// Opens an existing directory.
     pub fn open(path: &Path) -> io::Result<RealDisk> {
         RealDisk::new(path, false)
+    }
+
+    /// The same, for a daemon: its log tells when the disk hangs, until nobody has the directory and its files any more.
+    pub fn watched(path: &Path) -> io::Result<RealDisk> {
+        let disk = RealDisk::open(path)?;
+        stall::watch(&disk.calls, path)?;
+        Ok(disk)
     }
 
     /// Opens an existing directory of which nothing can be changed through this disk: the kernel refuses it.
@@ -28,13 +38,17 @@ impl RealDisk {
 
     fn new(path: &Path, read_only: bool) -> io::Result<RealDisk> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(RealDisk { dir: fs::open(path, flags, Mode::empty())?, read_only })
+        Ok(RealDisk { dir: fs::open(path, flags, Mode::empty())?, read_only, calls: Arc::default() })
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let access = if self.read_only { OFlags::RDONLY } else { OFlags::RDWR };
         let flags = flags | access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         Ok(fs::openat(&self.dir, name, flags, Mode::from_raw_mode(0o600))?)
+    }
+
+    fn file(&self, fd: OwnedFd) -> Arc<RealFile> {
+        Arc::new(RealFile { fd, calls: self.calls.clone() })
     }
 
     fn check_writable(&self) -> io::Result<()> {
@@ -45,11 +59,13 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         self.check_writable()?;
-        Ok(Arc::new(RealFile { fd: self.open_file(name, OFlags::CREATE | OFlags::EXCL)? }))
+        let _running = self.calls.begin("creation of a file");
+        Ok(self.file(self.open_file(name, OFlags::CREATE | OFlags::EXCL)?))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile { fd: self.open_file(name, OFlags::empty())? }))
+        let _running = self.calls.begin("look at a file");
+        Ok(self.file(self.open_file(name, OFlags::empty())?))
     }
 
     fn map(&self, name: &str) -> io::Result<Mapping> {
@@ -61,15 +77,18 @@ impl Disk for RealDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.check_writable()?;
+        let _running = self.calls.begin("rename");
         Ok(fs::renameat(&self.dir, from, &self.dir, to)?)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.check_writable()?;
+        let _running = self.calls.begin("removal of a file");
         Ok(fs::unlinkat(&self.dir, name, fs::AtFlags::empty())?)
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        let _running = self.calls.begin("sync of the directory");
         Ok(fs::fsync(&self.dir)?)
     }
 
@@ -94,14 +113,20 @@ impl Disk for RealDisk {
             available: stat.f_bavail.saturating_mul(stat.f_frsize),
         })
     }
+
+    fn hangs(&self) -> bool {
+        self.calls.stalled(Instant::now())
+    }
 }
 
 struct RealFile {
     fd: OwnedFd,
+    calls: Arc<Calls>,
 }
 
 impl DiskFile for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let _running = self.calls.begin("read");
         Ok(rio::retry_on_intr(|| rio::pread(&self.fd, &mut *buf, offset))?)
     }
 
@@ -111,10 +136,12 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let _running = self.calls.begin("write");
         Ok(rio::retry_on_intr(|| rio::pwritev(&self.fd, bufs, offset))?)
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let _running = self.calls.begin("sync");
         // Not retried on EINTR: after an interrupted sync nobody knows what was dropped.
         Ok(fs::fdatasync(&self.fd)?)
     }
@@ -125,15 +152,18 @@ impl DiskFile for RealFile {
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _running = self.calls.begin("reservation of space");
         unless_unsupported(fs::fallocate(&self.fd, FallocateFlags::empty(), offset, len))
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _running = self.calls.begin("punch");
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         unless_unsupported(fs::fallocate(&self.fd, flags, offset, len))
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
+        let _running = self.calls.begin("truncation");
         Ok(fs::ftruncate(&self.fd, len)?)
     }
 

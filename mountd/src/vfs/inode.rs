@@ -12,6 +12,7 @@ use cairn_common::proto::meta::{CloseItem, DataLease, OpenState};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SHARDS: usize = 16;
 
@@ -195,11 +196,12 @@ impl Inode {
 #[derive(Debug)]
 pub struct InodeTable {
     shards: Vec<Mutex<HashMap<Ino, Arc<Inode>>>>,
+    len: AtomicUsize,
 }
 
 impl Default for InodeTable {
     fn default() -> InodeTable {
-        InodeTable { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        InodeTable { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), len: AtomicUsize::new(0) }
     }
 }
 
@@ -217,8 +219,10 @@ impl InodeTable {
     /// The entry of `ino`, made if it is not there; `prepare` makes sure that it stays.
     pub fn hold<R>(&self, ino: Ino, prepare: impl FnOnce(&mut State) -> R) -> (Arc<Inode>, R) {
         let mut shard = self.shard(ino).lock();
-        let entry =
-            shard.entry(ino).or_insert_with(|| Arc::new(Inode { ino, state: Mutex::new(State::default()) }));
+        let entry = shard.entry(ino).or_insert_with(|| {
+            self.len.fetch_add(1, Ordering::Relaxed);
+            Arc::new(Inode { ino, state: Mutex::new(State::default()) })
+        });
         let result = prepare(&mut entry.lock());
         (Arc::clone(entry), result)
     }
@@ -235,7 +239,14 @@ impl InodeTable {
         let attr = state.attr.filter(|_| state.is_cached());
         drop(state);
         shard.remove(&ino);
+        self.len.fetch_sub(1, Ordering::Relaxed);
         told.map(|item| (item, attr))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
     }
 
     /// All entries.

@@ -37,6 +37,7 @@ use away::LastKnown;
 use cairn_common::attr::{Attr, Caller};
 use cairn_common::error::{FsError, FsResult};
 use cairn_common::ids::{Ino, Seq};
+use cairn_common::limits::OPENS_MAX;
 use cairn_common::namespace::op::{OpBody, OpReply};
 use complaint::Complaint;
 use dirs::Dirs;
@@ -84,6 +85,8 @@ pub struct VfsConfig {
     /// Most bytes of one file that are in the metadata by such operations. From half of it on they are moved into
     /// a block in the background; who would have more waits for that.
     pub inline_per_file: u64,
+    /// Most files that are open or have data to store: the server is told of no more when the session is taken up again.
+    pub opens_max: usize,
     /// When reads change the access time.
     pub atime: crate::options::AtimeMode,
 }
@@ -98,6 +101,7 @@ impl Default for VfsConfig {
             give_back: Duration::from_secs(60),
             inline_max: 32 << 10,
             inline_per_file: 4 << 20,
+            opens_max: OPENS_MAX,
             atime: crate::options::AtimeMode::Relatime,
         }
     }

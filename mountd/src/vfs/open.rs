@@ -202,7 +202,12 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
             state.name = name;
         });
         let epoch = self.attr_epoch.load(Ordering::SeqCst);
-        let result = self.change_in(caller, parent, body).await;
+        // It counts already: of several at once, none is beyond the limit.
+        let result = if self.inodes.len() > self.config.opens_max {
+            Err(FsError::TooManyOpen)
+        } else {
+            self.change_in(caller, parent, body).await
+        };
         let mut state = inode.lock();
         state.opening -= 1;
         match result {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use cairn_common::attr::{Caller, FileKind, SetAttr};
 use cairn_common::error::FsError;
 use cairn_common::ids::Ino;
+use cairn_common::namespace;
 use cairn_common::namespace::op::{ExtentData, FallocateMode, OpBody};
 use cairn_mountd::client::EventSink;
 use cairn_mountd::fuse::ops::{FuseOps, Make};
@@ -406,4 +407,41 @@ async fn who_would_have_too_much_in_the_metadata_waits() {
     mount.data.failures.lock().clear();
     mount.vfs.shutdown().await.unwrap();
     assert_eq!(mount.stored(ino), vec![7; 257 * 4096]);
+}
+
+/// Found by a test with 200,000 files that were made and kept open: after a restart of the metadata daemon the session
+/// could not be taken up again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_files_are_made_than_may_be_open() {
+    let mount = Mount::new(1, false, VfsConfig { opens_max: 3, ..small() });
+    let mut made = Vec::new();
+    for name in ["a", "b", "c"] {
+        made.push(mount.create(name).await);
+    }
+    let make = |name: &'static str| {
+        let name = Bytes::from_static(name.as_bytes());
+        let make = Make { parent: Ino::ROOT, name, kind: FileKind::File, perm: 0o644, umask: 0, rdev: 0 };
+        Arc::clone(&mount.vfs).create(Caller::default(), make, libc::O_RDWR)
+    };
+    assert_eq!(make("d").await.err(), Some(FsError::TooManyOpen));
+    assert!(
+        namespace::lookup(&*mount.meta.maps.lock(), Ino::ROOT, b"d").is_err(),
+        "it was made all the same"
+    );
+    let unnamed = Arc::clone(&mount.vfs).tmpfile(Caller::default(), Ino::ROOT, 0o600, 0, libc::O_RDWR);
+    assert_eq!(unnamed.await.err(), Some(FsError::TooManyOpen));
+    // Directories and the like are not open.
+    let dir = Make {
+        parent: Ino::ROOT,
+        name: Bytes::from_static(b"dir"),
+        kind: FileKind::Dir,
+        perm: 0o755,
+        umask: 0,
+        rdev: 0,
+    };
+    Arc::clone(&mount.vfs).make(Caller::default(), dir).await.unwrap();
+    let closed = made.pop().unwrap();
+    let (ino, fh) = (closed.entry.attr.ino, closed.opened.fh);
+    Arc::clone(&mount.vfs).release(ino, fh, libc::O_RDWR, None).await.unwrap();
+    make("d").await.unwrap();
 }

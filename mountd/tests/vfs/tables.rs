@@ -69,6 +69,9 @@ impl Read for Maps {
     fn block(&self, block: BlockRef) -> FsResult<Option<BlockUse>> {
         Ok(self.blocks.get(&block).copied())
     }
+    fn is_dead(&self, block: BlockRef) -> FsResult<bool> {
+        Ok(self.deleted.contains(&block))
+    }
     fn is_orphan(&self, ino: Ino) -> FsResult<bool> {
         Ok(self.orphans.contains(&ino))
     }

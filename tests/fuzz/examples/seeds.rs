@@ -27,6 +27,7 @@ use cairn_common::wire::payload::encode_with;
 use cairn_fsd::data::volume::format::RecordKind;
 use cairn_fsd::meta::apply::Command;
 use cairn_fsd::meta::tables::NodeRow;
+use cairn_fsd::meta::tables::sums::Sums;
 use cairn_fsd::meta::tables::values::{self, SessionRow, State};
 use serde::Serialize;
 use std::path::Path;
@@ -345,6 +346,18 @@ fn disk() {
     );
     log();
     volume();
+    sums();
+}
+
+fn sums() {
+    let mut sums = Sums::unknown(200);
+    sums.set_header(5, 6);
+    (1..200).for_each(|unit| sums.set(unit, 0x0101_0101));
+    let stored: Vec<u8> = sums.take_dirty().into_iter().flat_map(|run| run.bytes).collect();
+    write("sums", "two-sectors", [&200_u16.to_be_bytes()[..], &stored].concat());
+    let set = [1, 0, 5, 9, 9, 9, 9];
+    let changes = [&[0, 1, 44][..], &set, &[2, 1, 2, 3, 4, 3, 0, 0, 3, 3, 0, 1, 44], &set].concat();
+    write("sums", "grown-and-cut", [&[0, 9][..], &changes].concat());
 }
 
 fn log() {

@@ -620,6 +620,15 @@ fn block_cases() -> Vec<Case> {
                 (Rule::BlockKnown, "block 1/2:00000007 is used, but not known"),
             ],
         ),
+        case(
+            "a block that is used is about to be deleted",
+            |tree| {
+                let usage = tree.block(BLOCK_2).unwrap().unwrap();
+                tree.queue_delete(BLOCK_2).unwrap();
+                tree.put_block(BLOCK_2, usage).unwrap();
+            },
+            &[(Rule::UsedIsKept, "block 1/2:00000007 is used, and waits for being deleted")],
+        ),
     ]
 }
 

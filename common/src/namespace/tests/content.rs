@@ -58,6 +58,21 @@ fn a_block_whose_pieces_are_all_dropped_is_queued() {
 }
 
 #[test]
+fn a_block_that_waits_for_being_deleted_is_brought_by_nobody() {
+    let (mut world, file) = packed();
+    let piece_of = |file| vec![piece(file, 0, 4096, block(1), 8)];
+    world.set(file, SetAttr { size: Some(0), ..SetAttr::default() }).unwrap();
+    assert!(world.twin.dead().contains(&block(1)));
+    let again = commit(vec![(block(1), 9000)], piece_of(file));
+    assert_eq!(world.apply(again), Err(FsError::Invalid));
+    let data = ExtentData::Block { block: block(1), offset: 8 };
+    let append = OpBody::Append { ino: file, length: 4096, data, block_length: 9000, kill_suidgid: false };
+    assert_eq!(world.apply(append), Err(FsError::Invalid));
+    assert_eq!(world.attr(file).size, 0);
+    world.check();
+}
+
+#[test]
 fn a_piece_overwritten_in_its_own_commit_does_not_count() {
     let mut world = World::new();
     let file = world.file(ROOT, "a");
@@ -353,6 +368,25 @@ fn a_copy_that_came_too_late_is_deleted() {
     assert!(reap(&mut world.twin, file, 10).unwrap());
     relocate(&mut world.twin, block(2), 5000, &[away(&found[0], 0)]).unwrap();
     assert_eq!(*world.twin.dead(), BTreeSet::from([block(1), block(2)]));
+    world.check();
+}
+
+/// The answer of a relocation is lost; before it is repeated its block dies, and what it moved is as it was before.
+#[test]
+fn a_repeated_relocation_brings_no_dead_block() {
+    let (mut world, file) = packed();
+    let keeper = world.file(ROOT, "b");
+    let copy = |from, to| OpBody::CloneRange { from, from_offset: 0, to, to_offset: 0, length: 4096 };
+    let move_it = away(&live_of(&world, block(1), file)[0], 0);
+    world.apply(copy(file, keeper)).unwrap();
+    relocate(&mut world.twin, block(2), 5000, &[move_it]).unwrap();
+    world.apply(copy(keeper, file)).unwrap();
+    assert!(world.twin.dead().contains(&block(2)));
+    relocate(&mut world.twin, block(2), 5000, &[move_it]).unwrap();
+    assert_eq!(
+        extents(&world.twin, file, 0, 4096).unwrap().extents[0].data,
+        ExtentData::Block { block: block(1), offset: 8 }
+    );
     world.check();
 }
 

@@ -54,7 +54,7 @@ impl Machine {
         DirLock::refuse(dir, DATA_FILE, "data")?;
         create_dir_all(dir).map_err(failed)?;
         let lock = DirLock::acquire(dir)?;
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir).map_err(failed)?);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::watched(dir).map_err(failed)?);
         let now = std::time::SystemTime::now();
         let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let time = Timestamp {

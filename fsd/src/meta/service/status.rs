@@ -12,8 +12,7 @@ use std::time::Duration;
 /// `statfs`: exact totals of the tree, and the room that data daemons reported. None of it is free while the metadata
 /// have no room: what a block is for could not be written down.
 pub async fn statfs(meta: &Meta) -> FsResult<FsStat> {
-    let stat = stat_with(meta, meta.cluster.space().await?)?;
-    Ok(if meta.machine.is_full() { FsStat { available: 0, ..stat } } else { stat })
+    stat_with(meta, meta.cluster.space().await?)
 }
 
 /// Removed files count as gone at once, also while they wait to be reaped.
@@ -29,7 +28,8 @@ fn stat_with(meta: &Meta, space: Space) -> FsResult<FsStat> {
         }
         Ok(totals)
     })?;
-    Ok(FsStat { capacity: space.capacity, available: space.available, totals })
+    let available = if meta.machine.is_full() { 0 } else { space.available };
+    Ok(FsStat { capacity: space.capacity, available, totals })
 }
 
 /// Everything an operator asks for; waits for nobody.

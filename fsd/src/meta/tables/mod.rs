@@ -12,7 +12,7 @@ mod rows;
 mod schema;
 mod snapshot;
 mod store;
-mod sums;
+pub mod sums;
 mod survey;
 mod tx;
 pub mod values;

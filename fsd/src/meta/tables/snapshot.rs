@@ -142,6 +142,10 @@ impl Read for Snapshot {
         rows::block(&self.view, block)
     }
 
+    fn is_dead(&self, block: BlockRef) -> FsResult<bool> {
+        rows::is_dead(&self.view, block)
+    }
+
     fn is_orphan(&self, ino: Ino) -> FsResult<bool> {
         rows::is_orphan(&self.view, ino)
     }
