@@ -181,7 +181,10 @@ impl fmt::Display for Status {
             Size(space.allocated)
         )?;
         if self.metadata_is_full() {
-            writeln!(f, "          NOTHING CAN BE MADE: the metadata daemon's disk is full, data daemons have room")?;
+            writeln!(
+                f,
+                "          NOTHING CAN BE MADE: the metadata daemon's disk is full, data daemons have room"
+            )?;
         }
         if meta.orphans > 0 || meta.delete_queue > 0 {
             writeln!(f, "          {} open-unlinked, {} blocks to delete", meta.orphans, meta.delete_queue)?;

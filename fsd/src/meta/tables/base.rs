@@ -4,7 +4,7 @@ use super::failed_in;
 use super::memtable::Bounds;
 use super::schema::{Bytes as Value, Table, with_definition};
 use cairn_common::error::FsResult;
-use redb::{AccessGuard, Key, ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
+use redb::{AccessGuard, Key, ReadOnlyTable, ReadTransaction, ReadableTableMetadata, TableDefinition};
 use smallvec::SmallVec;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -42,11 +42,35 @@ impl Base {
     pub fn len(&self, table: Table) -> FsResult<u64> {
         self.tables[table as usize].len(table)
     }
+}
 
-    /// Bytes of each key, if all have as many.
-    pub fn key_width(&self, table: Table) -> Option<usize> {
-        self.tables[table as usize].key_width()
+/// One table by itself, as of a checkpoint: opening any of them reads its topmost page.
+pub struct OneTable {
+    table: Table,
+    rows: Box<dyn Readable>,
+}
+
+impl OneTable {
+    pub fn open(txn: &ReadTransaction, table: Table) -> Result<OneTable, redb::TableError> {
+        Ok(OneTable { table, rows: open_one(txn, table)? })
     }
+
+    pub fn get(&self, key: &[u8]) -> FsResult<Option<Stored>> {
+        self.rows.get(self.table, key)
+    }
+
+    /// As [`Base::range`].
+    pub fn range(&self, bounds: Bounds<'_>, backwards: bool) -> FsResult<StoredRows> {
+        self.rows.range(self.table, bounds, backwards)
+    }
+}
+
+/// Bytes of each key of a table, if all have as many.
+pub fn key_width(table: Table) -> Option<usize> {
+    fn of<K: Key>(_: &TableDefinition<'_, K, Value>) -> Option<usize> {
+        K::fixed_width()
+    }
+    with_definition!(table, definition => of(&definition))
 }
 
 fn open_one(txn: &ReadTransaction, table: Table) -> Result<Box<dyn Readable>, redb::TableError> {
@@ -62,7 +86,6 @@ trait Readable: Send + Sync {
     fn get(&self, table: Table, key: &[u8]) -> FsResult<Option<Stored>>;
     fn range(&self, table: Table, bounds: Bounds<'_>, backwards: bool) -> FsResult<StoredRows>;
     fn len(&self, table: Table) -> FsResult<u64>;
-    fn key_width(&self) -> Option<usize>;
 }
 
 impl<K: Key + Send + Sync + 'static> Readable for ReadOnlyTable<K, Value> {
@@ -82,9 +105,5 @@ impl<K: Key + Send + Sync + 'static> Readable for ReadOnlyTable<K, Value> {
 
     fn len(&self, table: Table) -> FsResult<u64> {
         ReadableTableMetadata::len(self).map_err(|error| failed_in(table, error))
-    }
-
-    fn key_width(&self) -> Option<usize> {
-        K::fixed_width()
     }
 }

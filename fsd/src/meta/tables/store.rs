@@ -1,7 +1,7 @@
 //! The database: opened, read as of the last checkpoint, changed by checkpoints only.
 
 use super::backend::{Backend, ReadFailure, Severed};
-use super::base::Base;
+use super::base::{Base, OneTable};
 use super::files::Files;
 use super::memtable::Memtable;
 use super::schema::{Bytes as Value, META, SESSION, STATE, Table, with_definition};
@@ -134,6 +134,12 @@ impl Store {
     pub fn base(&self) -> FsResult<Arc<Base>> {
         let txn = self.db.begin_read().map_err(failed)?;
         Ok(Arc::new(Base::open(&txn, Arc::clone(&self.reads)).map_err(failed)?))
+    }
+
+    /// One table as of the last checkpoint: it may be there when others can't be read.
+    pub fn only(&self, table: Table) -> FsResult<OneTable> {
+        let txn = self.db.begin_read().map_err(failed)?;
+        OneTable::open(&txn, table).map_err(failed)
     }
 
     /// Somebody has a [`Store::base`] of this store.

@@ -1,7 +1,7 @@
 //! Reading tables of which some pages can't be read: which rows are not to be had ([`super::gaps`]), and the others.
 
 use super::Files;
-use super::base::{Base, RowKey};
+use super::base::{OneTable, RowKey, key_width};
 use super::gaps::{self, Effort, Gap, Rows, Walk};
 use super::memtable::Bounds;
 use super::schema::Table;
@@ -18,15 +18,26 @@ pub type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> FsResult<()> + 'v;
 /// The tables as of the last checkpoint. After a read that failed redb fails all others, so they are opened anew then.
 pub struct Survey {
     files: Files,
-    opened: Option<(Store, Arc<Base>)>,
+    store: Option<Store>,
+    /// Of this store.
+    table: Option<(Table, Arc<OneTable>)>,
 }
 
 impl Survey {
     /// What is opened may be changed: `files` should be copies.
+    ///
+    /// # Errors
+    /// None of the tables can be opened.
     pub fn open(files: Files) -> Result<Survey, StoreError> {
-        let mut survey = Survey { files, opened: None };
-        survey.base()?;
-        Ok(survey)
+        let mut survey = Survey { files, store: None, table: None };
+        let mut place = 0;
+        for table in Table::ALL {
+            match survey.table(table)? {
+                Ok(_) => return Ok(survey),
+                Err(at) => place = at,
+            }
+        }
+        Err(StoreError::new(&format!("none of the tables can be opened: damaged at byte {place}")))
     }
 
     /// Rows of `table` that can't be read; the others are shown to `visit`.
@@ -41,27 +52,40 @@ impl Survey {
 
     /// Whether the counters and positions can be read.
     pub fn has_state(&mut self) -> Result<bool, StoreError> {
-        self.base()?;
-        let loaded = self.opened.take().map(|(store, _base)| store.load());
-        Ok(matches!(loaded, Some(Ok(_))))
+        let loads = self.store()?.load().is_ok();
+        self.close();
+        Ok(loads)
     }
 
-    fn base(&mut self) -> Result<Arc<Base>, StoreError> {
-        if let Some((_, base)) = &self.opened {
-            return Ok(base.clone());
+    fn store(&mut self) -> Result<&Store, StoreError> {
+        if self.store.is_none() {
+            self.store = Some(Store::open(self.files.clone(), CACHE)?);
         }
-        let store = Store::open(self.files.clone(), CACHE)?;
-        let base = store.base().map_err(|error| match store.read_failure().get() {
-            Some(line) => StoreError::new(line),
-            None => StoreError::new(&error.to_string()),
-        })?;
-        self.opened = Some((store, base.clone()));
-        Ok(base)
+        Ok(self.store.as_ref().expect("opened above"))
+    }
+
+    fn close(&mut self) {
+        self.table = None;
+        self.store = None;
+    }
+
+    /// A table, or where opening it fails: then none of it can be read.
+    fn table(&mut self, table: Table) -> Result<Result<Arc<OneTable>, u64>, StoreError> {
+        if let Some((opened, rows)) = &self.table
+            && *opened == table
+        {
+            return Ok(Ok(rows.clone()));
+        }
+        let Ok(rows) = self.store()?.only(table) else { return self.failed().map(Err) };
+        let rows = Arc::new(rows);
+        self.table = Some((table, rows.clone()));
+        Ok(Ok(rows))
     }
 
     /// A read has failed: where.
     fn failed(&mut self) -> Result<u64, StoreError> {
-        let place = self.opened.take().and_then(|(store, _base)| store.read_failure().place());
+        let place = self.store.as_ref().and_then(|store| store.read_failure().place());
+        self.close();
         place.ok_or_else(|| StoreError::new("they contradict themselves"))
     }
 }
@@ -77,8 +101,11 @@ impl Rows for TableRows<'_, '_> {
     type Error = StoreError;
 
     fn walk(&mut self, bounds: Bounds<'_>, backwards: bool) -> Result<Walk, StoreError> {
-        let base = self.survey.base()?;
-        let Ok(rows) = base.range(self.table, bounds, backwards) else {
+        let table = match self.survey.table(self.table)? {
+            Ok(table) => table,
+            Err(place) => return Ok(Walk { failed: Some(place), ..Walk::default() }),
+        };
+        let Ok(rows) = table.range(bounds, backwards) else {
             return Ok(Walk { failed: Some(self.survey.failed()?), ..Walk::default() });
         };
         let (mut first, mut last): (Option<RowKey>, Option<RowKey>) = (None, None);
@@ -97,13 +124,17 @@ impl Rows for TableRows<'_, '_> {
     }
 
     fn probe(&mut self, key: &[u8]) -> Result<Option<u64>, StoreError> {
-        match self.survey.base()?.get(self.table, key) {
+        let table = match self.survey.table(self.table)? {
+            Ok(table) => table,
+            Err(place) => return Ok(Some(place)),
+        };
+        match table.get(key) {
             Ok(_) => Ok(None),
             Err(_) => self.survey.failed().map(Some),
         }
     }
 
     fn key_width(&mut self) -> Result<Option<usize>, StoreError> {
-        Ok(self.survey.base()?.key_width(self.table))
+        Ok(key_width(self.table))
     }
 }

@@ -82,7 +82,7 @@ pub fn unreadable(disk: &SimDisk, table: Table, expected: &Rows) -> BTreeSet<Vec
     let lost = |key: &&Vec<u8>| {
         let store = opened.take().unwrap_or_else(|| Store::open(files.clone(), 1 << 20).unwrap());
         let found =
-            store.base().unwrap().get(table, key).map(|found| found.map(|value| value.value().to_vec()));
+            store.only(table).and_then(|table| Ok(table.get(key)?.map(|value| value.value().to_vec())));
         let Ok(found) = found else { return true };
         assert_eq!(found.as_ref(), expected.get(*key), "other rows");
         opened = Some(store);
@@ -121,10 +121,15 @@ fn pages(disk: &SimDisk) -> [Vec<usize>; 4] {
     for page in 1..read_whole(disk, TABLES).unwrap().len() / UNIT {
         let damaged = copy(disk);
         damage(&damaged, page);
+        // Where all tables begin.
+        let opens = |table| open(&damaged).is_ok_and(|store| store.only(table).is_ok());
+        if !Table::ALL.into_iter().any(opens) {
+            continue;
+        }
         for (table, pages) in FILLED.into_iter().zip(&mut pages) {
             let Ok(store) = open(&damaged) else { break };
-            let Ok(base) = store.base() else { break };
-            if base.range(table, ALL, false).unwrap().any(|row| row.is_err()) {
+            let rows = store.only(table).and_then(|table| table.range(ALL, false));
+            if rows.map_or(true, |mut rows| rows.any(|row| row.is_err())) {
                 pages.push(page);
                 break;
             }
