@@ -245,7 +245,7 @@ impl InodeTable {
 
     /// How many there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
 

@@ -203,7 +203,7 @@ impl<M: MetaClient, D: DataClient> Vfs<M, D> {
         });
         let epoch = self.attr_epoch.load(Ordering::SeqCst);
         // It counts already: of several at once, none is beyond the limit.
-        let result = if self.inodes.len() > self.config.opens_max {
+        let result = if self.inodes.count() > self.config.opens_max {
             Err(FsError::TooManyOpen)
         } else {
             self.change_in(caller, parent, body).await
