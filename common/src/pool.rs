@@ -3,7 +3,7 @@
 //! Touching new pages costs more than copying into old ones (several times more for 1 MiB). A
 //! [`BufferPool`] keeps a bounded number of buffers of one size; [`PayloadBuffers`] is a set of pools
 //! by size class. Taking never waits: beyond what is kept, memory is allocated and later freed;
-//! a [`Budget`] counts what is in use, for servers to take no more in than they can hold.
+//! a [`Budget`] counts what is in use of what peers send, for servers to take no more in than they can hold.
 //!
 //! A frozen buffer returns to its pool when the last slice of it is dropped. So who keeps a small
 //! slice for long (a cache) keeps the whole buffer: copy the slice instead.
@@ -22,8 +22,8 @@ const POOLED_MIN: usize = 16 << 10;
 const CLASSES: [(usize, usize); 4] =
     [(64 << 10, 80), (256 << 10, 16), (1 << 20, 12), (FRAME_PAYLOAD_MAX + (64 << 10), 8)];
 
-/// Bytes of [`PayloadBuffers`] in use beyond which a server takes no more payloads in, over all connections: what many
-/// clients send at once, to a disk that is slower than they are, waits in their sockets.
+/// Bytes received beyond which a server takes no more payloads in, over all connections: what many clients send at once, to
+/// a disk that is slower than they are, waits in their sockets.
 const IN_USE_MAX: usize = 512 << 20;
 
 /// A bounded store of free buffers of one size. Cloning shares it.
@@ -222,21 +222,29 @@ impl PayloadBuffers {
         if len < POOLED_MIN {
             return PooledBuf::unpooled(len);
         }
-        let mut taken = match self.classes.iter().find(|class| class.buffer_size() >= len) {
+        match self.classes.iter().find(|class| class.buffer_size() >= len) {
             Some(class) => class.take(),
             None => PooledBuf::unpooled(len),
-        };
-        taken.spent = Some(self.budget.spend(taken.capacity()));
+        }
+    }
+
+    /// The same for what a peer sends, which counts in the budget; small ones do not.
+    #[must_use]
+    pub fn take_counted(&self, len: usize) -> PooledBuf {
+        let mut taken = self.take(len);
+        if len >= POOLED_MIN {
+            taken.spent = Some(self.budget.spend(taken.capacity()));
+        }
         taken
     }
 
-    /// What is in use of them; small ones are not counted.
+    /// What is in use of those that are counted.
     #[must_use]
     pub fn budget(&self) -> &Budget {
         &self.budget
     }
 
-    /// Whether a buffer for `len` bytes can be taken without going beyond what may be in use.
+    /// Whether a buffer for `len` bytes that counts can be taken without going beyond what may be in use.
     #[must_use]
     pub fn has_room(&self, len: usize) -> bool {
         len < POOLED_MIN || self.budget.has_room(len)
@@ -296,6 +304,21 @@ mod tests {
         buffer.append(b"x");
         buffer.drop_front(2);
         assert_eq!(&buffer[..], [0, b'x']);
+    }
+
+    /// What a server sends is bounded elsewhere, and must not keep it from receiving.
+    #[test]
+    fn only_what_peers_send_counts() {
+        let buffers = PayloadBuffers::within(1 << 20);
+        let replies: Vec<_> = (0..4).map(|_| buffers.take(1 << 20)).collect();
+        assert!(buffers.budget().used() == 0 && buffers.has_room(1 << 20));
+        let mut received = buffers.take_counted(1 << 20);
+        received.append(b"payload");
+        assert!(buffers.budget().used() == 1 << 20 && !buffers.has_room(POOLED_MIN));
+        let bytes = received.freeze();
+        assert_eq!(buffers.budget().used(), 1 << 20, "frozen, it is as much");
+        drop((bytes, replies));
+        assert!(buffers.has_room(1 << 20));
     }
 
     #[test]

@@ -38,7 +38,7 @@ const CONNECTIONS_MAX: usize = 20_000;
 /// Who has asked nothing so long after the first exchange is in the way of others: those who want something connect
 /// when they do.
 const FIRST_REQUEST: Duration = Duration::from_secs(60);
-/// How long a frame may take to come: the largest one from somebody with 1.4 Mbit/s, with 40 while memory is short.
+/// How long a frame may take to come: the largest one from somebody with 0.7 Mbit/s.
 const FRAME_TIME: Patience = Patience { longest: Duration::from_secs(60), pressed: Duration::from_secs(2) };
 /// Pause after a failed `accept` (out of file descriptors): others may end meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

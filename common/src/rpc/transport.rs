@@ -56,15 +56,21 @@ pub enum WireError {
 pub struct Patience {
     /// At most.
     pub longest: Duration,
-    /// While others wait for the memory that it takes; also how often that is looked at.
+    /// How often it is looked whether others wait for the memory that it takes; then it must have come further since the
+    /// last look.
     pub pressed: Duration,
 }
+
+/// How far: more than a trickle. Honest peers that share a slow network are much faster.
+const PROGRESS: u64 = 64 << 10;
 
 /// Since when a frame has been coming, and when it is looked whether that takes too long.
 #[derive(Debug)]
 struct Late {
     begun: Instant,
     look: Pin<Box<Sleep>>,
+    /// What had been received at the last look.
+    seen: u64,
 }
 
 /// Receives `In`, sends `Out`.
@@ -78,6 +84,7 @@ pub struct Transport<In, Out, S = TcpStream> {
     patience: Option<Patience>,
     /// Of a frame that has begun to come.
     late: Option<Late>,
+    received: u64,
     messages: PhantomData<fn(Out) -> In>,
 }
 
@@ -86,8 +93,18 @@ impl<In, Out, S> Transport<In, Out, S> {
     #[must_use]
     pub fn new(stream: S, buffers: PayloadBuffers) -> Self {
         let (receiver, queue) = (Receiver::new(buffers), SendQueue::default());
-        let (queued_max, gate, patience, late) = (QUEUED_MAX, None, None, None);
-        Transport { stream, receiver, queue, queued_max, gate, patience, late, messages: PhantomData }
+        let (queued_max, gate, patience, late, received) = (QUEUED_MAX, None, None, None, 0);
+        Transport {
+            stream,
+            receiver,
+            queue,
+            queued_max,
+            gate,
+            patience,
+            late,
+            received,
+            messages: PhantomData,
+        }
     }
 
     /// Takes no message while `bytes` wait to be written, instead of [`QUEUED_MAX`].
@@ -124,6 +141,7 @@ impl<In, Out, S: AsyncRead + AsyncWrite + Unpin> Transport<In, Out, S> {
         ready!(Pin::new(&mut self.stream).poll_read(context, &mut space))?;
         let count = space.filled().len();
         self.receiver.received(count);
+        self.received += count as u64;
         Poll::Ready(Ok(count))
     }
 
@@ -142,23 +160,28 @@ impl<In, Out, S: AsyncRead + AsyncWrite + Unpin> Transport<In, Out, S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Nothing came: ready when a frame that has begun takes too long.
+    /// Nothing came, or there is no room for it: ready when a frame that has begun takes too long.
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<WireError> {
         let Some(Patience { longest, pressed }) = self.patience.filter(|_| !self.receiver.is_idle()) else {
             self.late = None;
             return Poll::Pending;
         };
-        let first = pressed.min(longest);
-        let late =
-            self.late.get_or_insert_with(|| Late { begun: Instant::now(), look: Box::pin(sleep(first)) });
+        let (now, received) = (Instant::now(), self.received);
+        let late = self.late.get_or_insert_with(|| Late {
+            begun: now,
+            look: Box::pin(sleep(pressed.min(longest))),
+            seen: received,
+        });
         loop {
             ready!(late.look.as_mut().poll(context));
             let took = late.begun.elapsed();
-            if took >= longest || self.receiver.buffers().budget().is_short() {
+            // A wait for room is ours, and not the peer's fault; but it holds what has come so far.
+            let stalls = self.receiver.wanted().is_none() && received - late.seen < PROGRESS;
+            if took >= longest || (stalls && self.receiver.buffers().budget().is_short()) {
                 return Poll::Ready(WireError::Late(took));
             }
-            let next = (took + pressed).min(longest);
-            late.look.as_mut().reset(late.begun + next);
+            late.seen = received;
+            late.look.as_mut().reset(late.begun + (took + pressed).min(longest));
         }
     }
 
@@ -183,10 +206,10 @@ impl<In: WireMessage, Out, S: AsyncRead + AsyncWrite + Unpin> Stream for Transpo
                 return Poll::Ready(Some(message));
             }
             if let Some(wanted) = this.receiver.wanted() {
-                // This wait is ours, and not the peer's fault.
-                this.late = None;
-                ready!(this.receiver.buffers().budget().poll_room(context, wanted));
-                continue;
+                if this.receiver.buffers().budget().poll_room(context, wanted).is_ready() {
+                    continue;
+                }
+                return this.poll_late(context).map(|error| Some(Err(error)));
             }
             let Poll::Ready(read) = this.poll_receive(context) else {
                 this.receiver.release();

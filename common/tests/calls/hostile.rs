@@ -371,3 +371,71 @@ async fn while_memory_is_short_half_a_frame_is_not_waited_for() {
     assert_eq!(echo.await.unwrap().0, 5);
     server.stop().await;
 }
+
+/// Found by review: a hundred mounts that share a network would each have been ended, again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_slow_and_goes_on_is_waited_for_also_while_memory_is_short() {
+    let buffers = PayloadBuffers::within(6 << 20);
+    let of_server = buffers.clone();
+    let pressed = Duration::from_millis(500);
+    let server = Server::start(|options| {
+        patience(LIMIT * 10, pressed)(options);
+        options.buffers = of_server;
+    })
+    .await;
+    // It takes a buffer for the largest payload.
+    let bytes = [&half_a_frame(4 << 20)[..], &vec![1; 2 << 20]].concat();
+    let mut slow = hello(server.address, ServiceKind::Data, 7).await.unwrap();
+    slow.write_all(&bytes[..100_000]).await.unwrap();
+    until("it has its memory", || buffers.budget().used() >= 4 << 20).await;
+    let client = connect(server.address);
+    let echo = tokio::spawn(async move {
+        let mine = Payload::from(Bytes::from(vec![2; 1 << 20]));
+        client.call(LIMIT, |client, context| async move { client.echo(context, 5, mine.clone()).await }).await
+    });
+    until("somebody waits", || buffers.budget().is_short()).await;
+    let begin = Instant::now();
+    for piece in bytes[100_000..].chunks(100_000) {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        slow.write_all(piece).await.expect("it is not ended");
+    }
+    assert!(begin.elapsed() > pressed * 2, "it was looked at more than once");
+    // It is no message; when that is seen, the other one gets its memory.
+    assert_eq!(echo.await.unwrap().unwrap().0, 5);
+    server.stop().await;
+}
+
+/// Found by review: all hold what they have of a header, and wait for room for more of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_for_each_other_are_ended() {
+    let buffers = PayloadBuffers::within(1 << 20);
+    let of_server = buffers.clone();
+    let server = Server::start(|options| {
+        patience(Duration::from_millis(700), Duration::from_millis(100))(options);
+        options.buffers = of_server;
+    })
+    .await;
+    let mut fixed = fixed_part(FrameKind::Message, b"", 0).unwrap();
+    fixed[8..12].copy_from_slice(&(2_u32 << 20).to_be_bytes());
+    let begun = [&fixed[..], &vec![1; 300_000]].concat();
+    let mut all = Vec::new();
+    for _ in 0..6 {
+        let mut stream = hello(server.address, ServiceKind::Data, 7).await.unwrap();
+        stream.write_all(&begun[..200_000]).await.unwrap();
+        all.push(stream);
+    }
+    until("they have all there is", || buffers.budget().used() >= 1 << 20).await;
+    for stream in &mut all {
+        // Some are ended already.
+        let _ = stream.write_all(&begun[200_000..]).await;
+    }
+    for stream in &mut all {
+        closed(stream).await;
+    }
+    let mine = Payload::from(Bytes::from(vec![2; 1 << 20]));
+    let client = connect(server.address);
+    let echo =
+        client.call(LIMIT, |client, context| async move { client.echo(context, 5, mine.clone()).await });
+    assert_eq!(echo.await.unwrap().0, 5);
+    server.stop().await;
+}
