@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What programs and people see while servers are away: hard mounts wait and go on, soft ones tell in time, signals end every wait,
-# df, cairn status and umount end in seconds, a watchdog frees the users of a mount that is beyond help, one failing disk of two is no harm, and one that hangs is as a server that is away.
+# df, cairn status and umount end in seconds, a watchdog frees the users of a mount that is beyond help, a disk that hangs is as a server that
+# is away, and one failing disk of two is no harm.
 # Usage: errors.sh [PART...]     makes a cluster of its own; root, because it mounts
 set -euo pipefail
 . "$(dirname "$0")/../../scripts/lib.sh"
@@ -8,7 +9,8 @@ is_root || skip "umount and ordinary users need root"
 need_packages python3 fuse3 jq
 lib_trap
 work_dir
-parts=${*:-signals kernel hard soft cut alone figures umount watchdog user disk frozen}
+# `disk` is the last one: it adds a data daemon, and nothing has to wait for the first one then.
+parts=${*:-signals kernel hard soft cut alone figures umount watchdog user frozen disk}
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 # in_ms LIMIT WHAT: since the last `clock=$(now_ms)`.
 in_ms() {
